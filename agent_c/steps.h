@@ -1,0 +1,33 @@
+/* What the parked child does to itself, in the order it is told: a tuple `{name, Arg, …}` each.
+ *
+ * The child is single-threaded and inside its namespaces, so it has rights there that nobody outside has. The steps
+ * before the element `checkpoint` run before the session is ready, those behind it when it is told to proceed. */
+#ifndef LINX_STEPS_H
+#define LINX_STEPS_H
+
+#include "etf.h"
+
+struct step;
+
+struct step_kind {
+    const char *name;
+    const char *arguments; /* one letter each: i integer, t text, l list of integers */
+    enum stage stage;      /* where a refusal is reported */
+    int (*run)(const struct step *step); /* 0, or -1 with errno */
+};
+
+struct step {
+    const struct step_kind *kind; /* NULL: the checkpoint */
+    bool optional;                /* a refusal is reported and lived with */
+    int64_t number[3];
+    const char *text;
+    const gid_t *list;
+    size_t list_length;
+};
+
+extern const struct step_kind step_kinds[];
+extern const size_t step_kind_count;
+
+const struct step_kind *step_kind_find(struct etf_slice name);
+
+#endif

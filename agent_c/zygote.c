@@ -1,0 +1,168 @@
+/* The zygote's error policy: it loses one session, never itself.
+ *
+ * It keeps a copy of each session's socket until it has reaped that session's monitor. So end of file on Python's side
+ * means that not even the monitor's zombie is left. Where a monitor died by force, what it had been guarding is orphaned to
+ * us, a subreaper too: all of that is killed first, then `{lost, Status}` is said on the socket, then it is closed. */
+#include "zygote.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include "frame.h"
+#include "monitor.h"
+#include "subtree.h"
+
+struct entry {
+    pid_t monitor; /* 0: reaped, but its orphans may live */
+    int session;
+    int status;
+};
+
+struct zygote {
+    int control, signals;
+    struct entry *entries;
+    size_t count, size;
+    size_t lost; /* entries whose monitor died by force */
+    struct kill_round round;
+};
+
+static void send_frame(int session, const char *name, int64_t first, const char *atom) {
+    struct outbox out = {.fd = session, .is_socket = true, .passenger = -1};
+    struct etf_writer w = frame_begin(&out);
+    etf_put_tuple(&w, atom != NULL ? 4 : 2);
+    etf_put_atom(&w, name);
+    etf_put_integer(&w, first);
+    if (atom != NULL) {
+        etf_put_atom(&w, atom);
+        etf_put_integer(&w, -1);
+    }
+    frame_end(&out, &w, -1);
+    outbox_flush(&out);
+}
+
+static void forget(struct zygote *z, size_t i) {
+    close_fd(&z->entries[i].session);
+    z->entries[i] = z->entries[--z->count];
+}
+
+static bool reserve(struct zygote *z) {
+    if (z->count < z->size)
+        return true;
+    size_t size = z->size * 2 + 16;
+    struct entry *larger = realloc(z->entries, size * sizeof *larger);
+    if (larger == NULL)
+        return false;
+    z->entries = larger;
+    z->size = size;
+    return true;
+}
+
+static void start_monitor(struct zygote *z, int session) {
+    OWN_FD int owned = session;
+    pid_t pid = -1;
+    errno = ENOMEM;
+    if (reserve(z))
+        pid = fork();
+    if (pid < 0) {
+        send_frame(session, "error", errno, stage_names[STAGE_fork]);
+        return;
+    }
+    if (pid == 0) {
+        (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+        (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0);
+        close_fd(&z->control);
+        for (size_t i = 0; i < z->count; i++)
+            close_fd(&z->entries[i].session);
+        _exit(monitor_run(session, session, z->signals, false));
+    }
+    z->entries[z->count++] = (struct entry){pid, steal_fd(&owned), 0};
+}
+
+/* Takes all the sessions that wait. False at the end of file. */
+static bool hear_python(struct zygote *z) {
+    for (;;) {
+        char text[8];
+        int fds[4];
+        size_t fd_count = 0;
+        ssize_t got = receive_with_fds(z->control, text, sizeof text, fds, COUNT_OF(fds), &fd_count);
+        if (got < 0 && errno == EAGAIN)
+            return true;
+        if (got <= 0)
+            return false;
+        for (size_t i = 0; i < fd_count; i++)
+            start_monitor(z, fds[i]);
+    }
+}
+
+static void reap(struct zygote *z) {
+    int status;
+    pid_t pid;
+    while ((pid = wait4(-1, &status, WNOHANG | __WALL, NULL)) > 0) {
+        size_t i = 0;
+        while (i < z->count && z->entries[i].monitor != pid)
+            i++;
+        if (i == z->count)
+            continue; /* somebody adopted */
+        if (status == 0) {
+            forget(z, i);
+            continue;
+        }
+        z->entries[i].monitor = 0;
+        z->entries[i].status = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+        z->lost++;
+    }
+}
+
+static bool is_monitor(pid_t pid, void *context) {
+    const struct zygote *z = context;
+    for (size_t i = 0; i < z->count; i++)
+        if (z->entries[i].monitor == pid)
+            return true;
+    return false;
+}
+
+/* Kills what the lost sessions left to us. When a settled round meets nobody but monitors, they are at their end. */
+static void clear_lost(struct zygote *z) {
+    bool settled;
+    int killed = subtree_kill(&z->round, is_monitor, z, &settled);
+    if (settled)
+        reap(z);
+    if (killed > 0 || !settled)
+        return;
+    for (size_t i = 0; i < z->count;) {
+        if (z->entries[i].monitor != 0) {
+            i++;
+            continue;
+        }
+        send_frame(z->entries[i].session, "lost", z->entries[i].status, NULL);
+        forget(z, i);
+        z->lost--;
+    }
+}
+
+int zygote_run(int control, int signals) {
+    struct zygote z = {.control = control, .signals = signals};
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    (void)prctl(PR_SET_NAME, "linx-zygote", 0, 0, 0);
+    while (z.control >= 0 || z.count > 0) {
+        if (z.lost > 0)
+            clear_lost(&z);
+        struct pollfd fds[] = {{z.control, POLLIN, 0}, {z.signals, POLLIN, 0}};
+        if (poll(fds, COUNT_OF(fds), z.lost > 0 ? 1 : -1) < 0)
+            continue;
+        if (fds[1].revents) {
+            struct signalfd_siginfo info[8];
+            while (read(z.signals, info, sizeof info) > 0)
+                continue;
+            if (z.lost == 0) /* else clear_lost decides when the dead may go */
+                reap(&z);
+        }
+        if (fds[0].revents && !hear_python(&z))
+            close_fd(&z.control);
+    }
+    return 0;
+}
