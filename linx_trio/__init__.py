@@ -1,0 +1,59 @@
+"""linx-trio: structured concurrency for Linux processes. ``import linx_trio as linx``."""
+
+from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
+from linx_trio._options import DEVNULL, INHERIT, LINGER, PIPE, STDOUT, Kill, Namespace
+from linx_trio._run import Completed, run, run_sync, spawn
+from linx_trio._session import Session
+from linx_trio._version import __version__
+from linx_trio._workload import Workload
+from linx_trio.errors import (
+    AgentDied,
+    AgentError,
+    AlreadyRunning,
+    CalledProcessError,
+    LinxError,
+    NoProcess,
+    NoPty,
+    NotReady,
+    NotSupported,
+    SetupError,
+    StateError,
+)
+
+__all__ = [
+    "DEVNULL",
+    "INHERIT",
+    "LINGER",
+    "PIPE",
+    "STDOUT",
+    "Aborted",
+    "AgentDied",
+    "AgentError",
+    "AlreadyRunning",
+    "CalledProcessError",
+    "Completed",
+    "Event",
+    "Exited",
+    "Failed",
+    "Info",
+    "Kill",
+    "LinxError",
+    "Namespace",
+    "NoProcess",
+    "NoPty",
+    "NotReady",
+    "NotSupported",
+    "Outcome",
+    "Ready",
+    "Running",
+    "Session",
+    "SetupError",
+    "Signaled",
+    "StateError",
+    "Usage",
+    "Workload",
+    "__version__",
+    "run",
+    "run_sync",
+    "spawn",
+]

@@ -1,0 +1,260 @@
+"""The zygote: found, started, greeted, replaced.
+
+One per Python process, shared by all threads and all `trio.run` calls. It is started at the first spawn, in the
+calling thread, because it inherits that thread's ids and namespaces; and again when they have changed
+(`Caller.identity`) or when it has died. Sessions that it started live on without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import trio
+
+from linx_trio._build_id import source_hash
+from linx_trio._caller import Caller
+from linx_trio._fd import after_fork
+from linx_trio._options import RLIMITS
+from linx_trio._proto import messages as m
+from linx_trio._version import __version__
+from linx_trio.errors import AgentError, NotSupported, setup_error
+
+OVERRIDE = "LINX_TRIO_AGENT"
+"""The environment variable that names another agent."""
+
+_GREETING_SECONDS = 20.0
+_REINSTALL = "reinstall linx-trio (from a checkout: pip install -e .)"
+_MINIMUM_KERNEL = (5, 11)
+
+
+def agent_path() -> Path:
+    """The agent's program: the package's own, unless ``LINX_TRIO_AGENT`` names another. Never from ``PATH``."""
+    override = os.environ.get(OVERRIDE)
+    return Path(override) if override else Path(__file__).parent / "_bin" / "linx-agent"
+
+
+class Zygote:
+    """A running zygote. `baseline` is the caller as it was when it started."""
+
+    def __init__(self, path: Path, baseline: Caller) -> None:
+        self.path = path
+        self.baseline = _with_all_files(baseline)
+        self.greeted = False
+        self._lock = threading.Lock()
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self.pid = _spawn(path, theirs.fileno())
+            except BaseException:
+                self.control.close()
+                raise
+        self.control.setblocking(False)
+        after_fork(self)
+
+    def wait_greeting(self) -> None:
+        """Blocks until the zygote has said who it is. Raises `AgentError` or `NotSupported`."""
+        with self._lock:
+            if self.greeted:
+                return
+            if not select.select([self.control], [], [], _GREETING_SECONDS)[0]:
+                self.kill()
+                raise AgentError(
+                    f"the agent {self.path} said nothing in {_GREETING_SECONDS:.0f} s; {_REINSTALL}",
+                    self.path,
+                )
+            try:
+                payload = self.control.recv(4096)
+            except OSError:
+                payload = b""
+            self._check_greeting(payload)
+            self.greeted = True
+
+    def _check_greeting(self, payload: bytes) -> None:
+        if not payload:
+            status = self.kill()
+            raise AgentError(
+                f"the agent {self.path} ended (status {status}) without a word: it is no linx-agent, "
+                f"or one of another version; {_REINSTALL}",
+                self.path,
+            )
+        try:
+            hello = m.parse_hello(payload)
+        except m.Nonsense as exc:
+            self.kill()
+            raise AgentError(f"{exc}; the agent is {self.path}; {_REINSTALL}", exc.term) from None
+        problem = _mismatch(hello)
+        if problem is not None:
+            self.kill()
+            raise AgentError(f"the agent {self.path} {problem}; {_REINSTALL}", self.path)
+        if not hello.supported:
+            self.kill()
+            raise NotSupported(
+                "guaranteed clean-up",
+                "the agent finds its children in /proc/self/task/*/children: /proc must be mounted for this PID "
+                "namespace, and the kernel built with CONFIG_PROC_CHILDREN",
+            )
+
+    def hand_over(self, session: socket.socket) -> None:
+        """Has a monitor started for `session`. Raises `BlockingIOError` when too many wait, `BrokenPipeError` when
+        it is dead.
+        """
+        socket.send_fds(self.control, [b"s"], [session.fileno()])
+
+    def is_dead(self) -> bool:
+        """Whether the process is gone; reaps it."""
+        return _reap(self.pid)
+
+    def kill(self) -> int | None:
+        """SIGKILL, reap, close. Returns the exit status as `subprocess` has it, where it can be known."""
+        self.control.close()
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except (ProcessLookupError, ChildProcessError):
+            return None
+
+    def retire(self) -> None:
+        """Lets it end by itself, after its last session."""
+        self.control.close()
+        _retired.append(self.pid)
+
+    def close_after_fork(self) -> None:
+        self.control.close()
+
+
+def _with_all_files(caller: Caller) -> Caller:
+    """The zygote raises its soft limit of open files to the hard one: it keeps an fd for each live session."""
+    limits = list(caller.limits)
+    limits[RLIMITS["nofile"]] = (limits[RLIMITS["nofile"]][1],) * 2
+    return dataclasses.replace(caller, limits=tuple(limits))
+
+
+def _mismatch(hello: m.Hello) -> str | None:
+    version, built = hello.version.decode(), hello.source_hash.decode()
+    if version != __version__:
+        return f"is of version {version}, the package of {__version__}"
+    sources = Path(__file__).parent.parent / "agent_c"
+    if OVERRIDE not in os.environ and sources.is_dir() and built != source_hash(sources):
+        return "is stale: its sources have changed since it was built"
+    return None
+
+
+def _spawn(path: Path, control: int) -> int:
+    """Starts the agent. `os.posix_spawn` does not fork this process' memory, and does not depend on other threads."""
+    environment = {name: os.environ[name] for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS") if name in os.environ}
+    try:
+        return os.posix_spawn(
+            path,
+            ["linx-agent", "--zygote", "3"],
+            environment,
+            file_actions=[(os.POSIX_SPAWN_DUP2, control, 3)],
+        )
+    except OSError as exc:
+        raise _cannot_start(path, exc) from None
+
+
+def _cannot_start(path: Path, exc: OSError) -> Exception:
+    match exc.errno:
+        case errno.ENOENT:
+            why = "is missing"
+        case errno.EACCES:
+            why = "may not be executed (no execute permission, or its file system is mounted noexec)"
+        case errno.ENOEXEC:
+            why = "is no program for this machine"
+        case errno.EAGAIN | errno.ENOMEM | errno.EMFILE | errno.ENFILE as number:
+            return setup_error(number, "fork", str(path))
+        case _:
+            why = f"cannot be started: {exc.strerror}"
+    source = f" (it was named by {OVERRIDE})" if OVERRIDE in os.environ else ""
+    return AgentError(f"the agent {path} {why}{source}; {_REINSTALL}", path)
+
+
+def _check_platform() -> None:
+    if sys.platform != "linux":
+        raise NotSupported("spawning", f"it needs Linux, and this is {sys.platform}")
+    release = os.uname().release
+    numbers = tuple(int(part) if part.isdigit() else 0 for part in release.split("-")[0].split(".")[:2])
+    if numbers < _MINIMUM_KERNEL:
+        raise NotSupported("spawning", f"it needs Linux 5.11, and this is {release}")
+
+
+_lock = threading.Lock()
+_current: Zygote | None = None
+_retired: list[int] = []
+
+
+def _reap(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    return True
+
+
+def _reap_retired() -> None:
+    _retired[:] = [pid for pid in _retired if not _reap(pid)]
+
+
+def reap() -> None:
+    """Reaps zygotes that have ended; otherwise that waits for the next one to be started."""
+    with _lock:
+        _reap_retired()
+
+
+def _start(caller: Caller) -> Zygote:
+    """The current zygote if it is the caller's, else a new one in its place."""
+    global _current
+    with _lock:
+        if _current is not None and _current.baseline.identity == caller.identity and _current.control.fileno() >= 0:
+            return _current
+        _check_platform()
+        if _current is not None:
+            _current.retire()
+            _current = None
+        _reap_retired()
+        _current = Zygote(agent_path(), caller)
+        return _current
+
+
+def discard(zygote: Zygote) -> None:
+    """Makes the next `acquire` start another one: this one is dead."""
+    global _current
+    with _lock:
+        if _current is zygote:
+            _current = None
+        if zygote.control.fileno() >= 0:
+            zygote.retire()
+
+
+async def acquire(caller: Caller) -> Zygote:
+    """A zygote that is what the caller is.
+
+    Raises `AgentError`, `NotSupported`, or `SetupError` (stage ``fork``). Cancellation leaves it running, for the next.
+    """
+    zygote = _start(caller)
+    if not zygote.greeted:
+        try:
+            await trio.to_thread.run_sync(zygote.wait_greeting, abandon_on_cancel=True)
+        except (AgentError, NotSupported):
+            discard(zygote)
+            raise
+    return zygote
+
+
+def _forget_after_fork() -> None:
+    """A forked child has its parent's zygote in common with nobody: it starts its own."""
+    global _current, _lock
+    _current = None
+    _lock = threading.Lock()
+    _retired.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

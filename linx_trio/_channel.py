@@ -1,0 +1,96 @@
+"""A session's socket under trio: frames and fds out without waiting, bytes and fds in.
+
+`send` is a plain function, so that a verb cannot be cancelled half-way through a frame. What the kernel does not
+take at once (only a very long request) stays in the out-buffer, is finished before anything new, and is pumped by a
+system task.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+from collections.abc import Sequence
+
+import trio
+
+from linx_trio._fd import after_fork
+
+_READ_SIZE = 65536
+_FDS_AT_ONCE = 16
+
+
+class Channel:
+    """Owns this side's socket. `peer` is the agent's side until it has been handed over; the caller closes it."""
+
+    def __init__(self) -> None:
+        self._socket, self.peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._out = bytearray()
+        after_fork(self)
+
+    def send(self, frame: bytes, fds: Sequence[int] = ()) -> None:
+        """Sends `frame`, now or as soon as possible, after all that was sent before. Never blocks.
+
+        `fds` travel with its first byte: they can be given only where nothing waits before it, and then `OSError` with
+        ``ETOOMANYREFS`` says that too many are under way; nothing has been sent then. A far side that is gone is no
+        error
+        here: reading tells.
+        """
+        if self._out:
+            self._out += frame
+            return
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            sent = self._socket.sendmsg([frame], rights)
+        except BlockingIOError:
+            if fds:
+                raise
+            sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            return
+        if sent < len(frame):
+            self._out += frame[sent:]
+            trio.lowlevel.spawn_system_task(self._pump, name="linx: finishing a request")
+
+    async def _pump(self) -> None:
+        # OSError: the far side is gone, or ours was closed; reading tells.
+        with contextlib.suppress(OSError, trio.ClosedResourceError):
+            while self._out:
+                await trio.lowlevel.wait_writable(self._socket)
+                with contextlib.suppress(BlockingIOError):
+                    del self._out[: self._socket.send(self._out)]
+
+    async def receive(self) -> tuple[bytes, list[int]]:
+        """What has arrived: bytes and fds, both the caller's; no bytes at the end of the stream.
+
+        Raises `ConnectionResetError` where the far side went without having read all that was sent. Cancellation loses
+        nothing: it can only happen before something is read.
+        """
+        while True:
+            try:
+                data, ancillary, _flags, _address = self._socket.recvmsg(
+                    _READ_SIZE, socket.CMSG_SPACE(_FDS_AT_ONCE * 4), socket.MSG_CMSG_CLOEXEC
+                )
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._socket)
+                continue
+            fds = array.array("i")
+            for level, kind, content in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+            return data, fds.tolist()
+
+    def close(self) -> None:
+        """Closes both sides that are still ours; whoever waits on them is woken."""
+        if self._socket.fileno() >= 0:
+            with contextlib.suppress(RuntimeError):  # outside of trio.run nobody waits
+                trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+        self.peer.close()
+
+    def close_after_fork(self) -> None:
+        for side in (self._socket, self.peer):
+            if side.fileno() >= 0:
+                os.close(side.detach())

@@ -1,0 +1,248 @@
+"""One check for each field of `Workload`: the value as it is kept, or a `TypeError` or `ValueError` that names it.
+
+Nothing here asks the kernel anything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import trio
+
+from linx_trio._options import (
+    DEVNULL,
+    OPTIONAL,
+    PASS_FDS_LIMIT,
+    PIPE,
+    RLIMITS,
+    STDOUT,
+    HasFileno,
+    Kill,
+    Linger,
+    Namespace,
+    Stdio,
+    StdioSpec,
+)
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name} must be str, bytes or a path, not {value!r}")
+    text = os.fsdecode(value)
+    if "\0" in text:
+        raise ValueError(f"{name} contains a NUL byte: {value!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} cannot be encoded for the kernel: {value!r}") from None
+    return text
+
+
+def _argv(value: Any, name: str) -> tuple[str, ...]:
+    if isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"{name} must be a sequence of arguments, not {value!r}; for one without arguments write [{value!r}], "
+            "for a shell command ['/bin/sh', '-c', command]"
+        )
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a sequence of arguments, not {value!r}")
+    if not value:
+        raise ValueError(f"{name} is empty: it needs at least the program's name")
+    arguments = tuple(_text(item, f"{name}[{i}]") for i, item in enumerate(value))
+    if not arguments[0]:
+        raise ValueError(f"{name}[0] is the empty string: it needs to be the program's name")
+    return arguments
+
+
+def _words(value: Any, name: str) -> Iterable[Any]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be an iterable, not {value!r}; for a single one write {{{value!r}}}")
+    return value
+
+
+def _namespaces(value: Any, name: str) -> frozenset[str]:
+    names = set()
+    for item in _words(value, name):
+        try:
+            names.add(Namespace(item).value)
+        except ValueError:
+            known = ", ".join(member.value for member in Namespace)
+            raise ValueError(f"unknown namespace {item!r}; there are: {known}") from None
+    return frozenset(names)
+
+
+def _env(value: Any, name: str) -> dict[str, str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping or None, not {value!r}")
+    checked = {}
+    for key, item in value.items():
+        variable = _text(key, f"a name in {name}")
+        if not variable or "=" in variable:
+            raise ValueError(f"{name} has a variable whose name is empty or contains '=': {key!r}")
+        checked[variable] = _text(item, f"{name}[{key!r}]")
+    return checked
+
+
+def _cwd(value: Any, name: str) -> str | None:
+    if value is None:
+        return None
+    text = _text(value, name)
+    if not text:
+        raise ValueError(f"{name} is the empty string")
+    return text
+
+
+def _stream(value: Any, name: str) -> StdioSpec:
+    if isinstance(value, Stdio):
+        if value is STDOUT and name != "stderr":
+            raise ValueError(f"{name}=STDOUT: only stderr can be the same as stdout")
+        return value
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
+    if isinstance(value, int):
+        if value in _SUBPROCESS:
+            return _stream(_SUBPROCESS[value], name)
+        if value < 0:
+            raise ValueError(f"{name}={value!r} is no fd")
+        return value
+    if not callable(getattr(value, "fileno", None)):
+        raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
+    return cast("HasFileno", value)
+
+
+_SUBPROCESS = {-1: PIPE, -2: STDOUT, -3: DEVNULL}
+"""`subprocess.PIPE` and its like, for those who bring them along."""
+
+
+def _stdio(value: Any, name: str) -> Stdio | None:
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = _SUBPROCESS.get(value, value)
+    if not isinstance(value, Stdio) or value is STDOUT:
+        raise TypeError(f"{name} must be INHERIT, DEVNULL or PIPE, for all three streams, not {value!r}")
+    return value
+
+
+def _bool(value: Any, name: str) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r}")
+    return value
+
+
+def _owner(value: Any, name: str) -> Any:
+    if value is not None and not isinstance(value, trio.MemorySendChannel):
+        raise TypeError(f"{name} must be the sending end of trio.open_memory_channel(), not {value!r}")
+    return value
+
+
+def _orphan_policy(value: Any, name: str) -> Kill | Linger:
+    if not isinstance(value, (Kill, Linger)):
+        raise TypeError(f"{name} must be linx.Kill(grace=...) or linx.LINGER, not {value!r}")
+    return value
+
+
+def _shutdown(value: Any, name: str) -> Kill:
+    if not isinstance(value, Kill):
+        raise TypeError(f"{name} must be linx.Kill(grace=...), not {value!r}: leaving the block leaves nothing running")
+    return value
+
+
+def _integer(low: int, high: int) -> Callable[[Any, str], int]:
+    def check(value: Any, name: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} must be an int, not {value!r}")
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be between {low} and {high}, not {value!r}")
+        return value
+
+    return check
+
+
+_id = _integer(0, 2**32 - 2)
+
+
+def _or_none(check: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def _groups(value: Any, name: str) -> tuple[int, ...]:
+    groups = tuple(_id(item, f"{name}[{i}]") for i, item in enumerate(_words(value, name)))
+    if len(groups) > 65536:
+        raise ValueError(f"{name} has {len(groups)} entries; setgroups(2) takes 65536")
+    return groups
+
+
+def _rlimits(value: Any, name: str) -> dict[str, tuple[int, int]]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping like {{'nofile': (soft, hard)}}, not {value!r}")
+    checked = {}
+    for limit, pair in value.items():
+        if limit not in RLIMITS:
+            raise ValueError(f"unknown resource limit {limit!r}; there are: {', '.join(RLIMITS)}")
+        if not isinstance(pair, Sequence) or isinstance(pair, (str, bytes)) or len(pair) != 2:
+            raise TypeError(f"{name}[{limit!r}] must be a pair (soft, hard), not {pair!r}")
+        soft, hard = (_integer(-1, 2**63 - 1)(item, f"{name}[{limit!r}]") for item in pair)
+        if hard != -1 and (soft == -1 or soft > hard):
+            raise ValueError(f"{name}[{limit!r}]: the soft limit {soft} is above the hard limit {hard}")
+        checked[limit] = (soft, hard)
+    return checked
+
+
+def _hostname(value: Any, name: str) -> str:
+    text = _text(value, name)
+    if not 1 <= len(os.fsencode(text)) <= 64:
+        raise ValueError(f"{name} must have 1 to 64 bytes (sethostname(2)), not {value!r}")
+    return text
+
+
+def _pass_fds(value: Any, name: str) -> tuple[int | HasFileno, ...]:
+    fds = []
+    for item in _words(value, name):
+        fd = _stream(item, name) if not isinstance(item, Stdio) else None
+        if fd is None or isinstance(fd, Stdio):
+            raise TypeError(f"{name} must be fds, or objects with fileno(), not {item!r}")
+        if isinstance(fd, int) and fd < 3:
+            raise ValueError(f"{name} has {fd}, a standard stream: use stdin=, stdout= or stderr=")
+        fds.append(fd)
+    if len(fds) > PASS_FDS_LIMIT:
+        raise ValueError(f"{name} has {len(fds)} fds; {PASS_FDS_LIMIT} can be passed")
+    return tuple(fds)
+
+
+def _optional(value: Any, name: str) -> frozenset[str]:
+    names = frozenset(_words(value, name))
+    for item in names - OPTIONAL:
+        raise ValueError(f"{name} has {item!r}; what can be given up is: {', '.join(sorted(OPTIONAL))}")
+    return names
+
+
+CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
+    "argv": _argv,
+    "namespaces": _namespaces,
+    "env": _env,
+    "cwd": _cwd,
+    "stdin": _stream,
+    "stdout": _stream,
+    "stderr": _stream,
+    "stdio": _stdio,
+    "auto_proceed": _bool,
+    "owner": _owner,
+    "orphan_policy": _orphan_policy,
+    "shutdown": _shutdown,
+    "uid": _or_none(_id),
+    "gid": _or_none(_id),
+    "groups": _or_none(_groups),
+    "umask": _or_none(_integer(0, 0o777)),
+    "nice": _integer(-40, 40),
+    "rlimits": _rlimits,
+    "hostname": _or_none(_hostname),
+    "new_session": _bool,
+    "pass_fds": _pass_fds,
+    "no_new_privs": _bool,
+    "optional": _optional,
+}

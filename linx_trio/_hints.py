@@ -1,0 +1,93 @@
+"""Why the kernel probably said no, and what to do: by stage and errno."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from linx_trio._workload import Workload
+
+
+def hint_for(stage: str, error: int, workload: Workload) -> str | None:
+    """One or two sentences, or `None` where nothing better than errno's text is known."""
+    found = _HINTS.get((stage, error))
+    return found(workload) if found is not None else None
+
+
+def _clone_permission(workload: Workload) -> str:
+    if "user" in workload.namespace_names:
+        switch = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+        if switch.exists() and switch.read_text().strip() != "0":
+            return (
+                "AppArmor restricts unprivileged user namespaces here (kernel.apparmor_restrict_unprivileged_userns): "
+                "give this program an AppArmor profile with the rule 'userns,'"
+            )
+        return (
+            "user namespaces are refused to this process: by the seccomp filter of a container, "
+            "by kernel.unprivileged_userns_clone=0, or because it is in a chroot"
+        )
+    return "these namespaces need CAP_SYS_ADMIN: run as root, or add 'user' to namespaces"
+
+
+def _too_many_namespaces(workload: Workload) -> str:
+    limits = ", ".join(
+        f"user.max_{name if name != 'mount' else 'mnt'}_namespaces" for name in sorted(workload.namespace_names)
+    )
+    return f"a limit on the number of namespaces is reached (or is 0): see {limits} under /proc/sys"
+
+
+def _always(text: str) -> Callable[[Workload], str]:
+    return lambda workload: text
+
+
+def _program(workload: Workload) -> str | None:
+    program = workload.arguments[0]
+    if "/" in program:
+        if os.path.exists(program) and workload.cwd is None:
+            return "the file exists: then it is the interpreter in its first line, or the dynamic loader, that does not"
+        return None
+    return "it is in no directory of the workload's PATH"
+
+
+def _not_executable(workload: Workload) -> str:
+    return "the file has no execute permission for these ids, is a directory, or lies on a file system mounted noexec"
+
+
+_PROCESS_LIMIT = _always("a limit on the number of processes is reached: RLIMIT_NPROC, or pids.max of the cgroup")
+_NICE = _always("a lower nice value needs CAP_SYS_NICE, or a higher RLIMIT_NICE")
+
+_HINTS: Mapping[tuple[str, int], Callable[[Workload], str | None]] = {
+    ("clone", errno.EPERM): _clone_permission,
+    ("clone", errno.ENOSPC): _too_many_namespaces,
+    ("clone", errno.EUSERS): _too_many_namespaces,
+    ("clone", errno.ENOSYS): _always(
+        "clone3(2) is refused: the seccomp filter of a container does that (Docker's does, before 20.10.10)"
+    ),
+    ("clone", errno.EINVAL): _always("this kernel is built without one of these namespaces"),
+    ("clone", errno.EAGAIN): _PROCESS_LIMIT,
+    ("fork", errno.EAGAIN): _PROCESS_LIMIT,
+    ("fork", errno.EMFILE): _always("too many open files: raise RLIMIT_NOFILE (ulimit -n)"),
+    ("execve", errno.ENOENT): _program,
+    ("execve", errno.EACCES): _not_executable,
+    ("execve", errno.EPERM): _not_executable,
+    ("execve", errno.ENOEXEC): _always("no program of this machine; a script needs a first line like '#!/bin/sh'"),
+    ("execve", errno.E2BIG): _always("argv and env are too long for the kernel (ARG_MAX; 128 KiB for any one string)"),
+    ("execve", errno.EAGAIN): _always("RLIMIT_NPROC of the new uid is exceeded"),
+    ("execve", errno.ETXTBSY): _always("somebody has the program open for writing"),
+    ("rlimit", errno.EPERM): _always("raising a hard limit needs CAP_SYS_RESOURCE"),
+    ("rlimit", errno.EINVAL): _always("the soft limit is above the hard limit"),
+    ("nice", errno.EACCES): _NICE,
+    ("nice", errno.EPERM): _NICE,
+    ("setgroups", errno.EPERM): _always(
+        "supplementary groups need CAP_SETGID (and, in a user namespace, a gid map and setgroups 'allow')"
+    ),
+    ("setgid", errno.EPERM): _always("another gid needs CAP_SETGID"),
+    ("setuid", errno.EPERM): _always("another uid needs CAP_SETUID"),
+    ("setgid", errno.EINVAL): _always("the gid is not mapped in the workload's user namespace"),
+    ("setuid", errno.EINVAL): _always("the uid is not mapped in the workload's user namespace"),
+    ("hostname", errno.EPERM): _always("the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace"),
+    ("chdir", errno.EACCES): _always("the workload's own ids (uid=, gid=, groups=) may not enter it"),
+    ("request", errno.EINVAL): _always("the agent did not understand the request: is it of another version?"),
+}  # fmt: skip

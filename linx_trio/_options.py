@@ -1,0 +1,132 @@
+"""The values that a workload's options take: namespaces, standard streams, policies, and the options' types."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import Any, Protocol, TypedDict
+
+import trio
+
+
+class Namespace(StrEnum):
+    """The kinds of ``namespaces(7)``; their names as plain strings do as well."""
+
+    NET = "net"
+    MOUNT = "mount"
+    PID = "pid"
+    UTS = "uts"
+    IPC = "ipc"
+    USER = "user"
+    CGROUP = "cgroup"
+    TIME = "time"
+
+
+class Stdio(Enum):
+    """What a standard stream of the workload is, unless it is an fd."""
+
+    INHERIT = "inherit"
+    DEVNULL = "devnull"
+    PIPE = "pipe"
+    STDOUT = "stdout"
+
+    def __repr__(self) -> str:
+        return f"linx.{self.name}"
+
+
+INHERIT = Stdio.INHERIT
+"""The caller's own stream."""
+DEVNULL = Stdio.DEVNULL
+"""``/dev/null``."""
+PIPE = Stdio.PIPE
+"""A new ``pipe(7)``; its other end is a trio stream on the session."""
+STDOUT = Stdio.STDOUT
+"""For stderr: the same as stdout."""
+
+
+class Linger(Enum):
+    LINGER = "linger"
+
+    def __repr__(self) -> str:
+        return "linx.LINGER"
+
+
+LINGER = Linger.LINGER
+"""Orphan policy: a workload that has been running when Python vanished is left running. It is still reaped when it
+ends.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """SIGTERM to the workload, `grace` seconds to end by itself, then SIGKILL to all that is left of the session.
+
+    With a grace of 0 it is SIGKILL at once.
+    """
+
+    grace: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.grace, bool) or not isinstance(self.grace, (int, float)):
+            raise TypeError(f"grace must be a number of seconds, not {self.grace!r}")
+        if not (0 <= self.grace <= 1e9) or math.isnan(self.grace):
+            raise ValueError(f"grace must be between 0 and 1e9 seconds, not {self.grace!r}")
+
+
+DEFAULT_ORPHAN_POLICY = Kill(grace=5.0)
+DEFAULT_SHUTDOWN = Kill(grace=0.0)
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+StdioSpec = Stdio | int | HasFileno
+
+RLIMITS: Mapping[str, int] = {
+    "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
+    "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
+}  # fmt: skip
+"""The kernel's numbers for the limits of ``getrlimit(2)``."""
+
+OPTIONAL = frozenset({"groups", "hostname", "nice", "no_new_privs", "rlimits"})
+"""The options that can be given up one by one where the kernel refuses them."""
+
+PASS_FDS_LIMIT = 240
+"""``unix(7)`` passes 253 at a time, and the standard streams and the directory need some."""
+
+
+class RunOptions(TypedDict, total=False):
+    """The keyword arguments that `spawn`, `run` and `run_sync` have in common; each is a field of `Workload`."""
+
+    namespaces: Iterable[str | Namespace]
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None
+    cwd: Argument | None
+    stdout: StdioSpec
+    stderr: StdioSpec
+    stdio: Stdio | None
+    auto_proceed: bool
+    owner: trio.MemorySendChannel[Any] | None
+    orphan_policy: Kill | Linger
+    shutdown: Kill
+    uid: int | None
+    gid: int | None
+    groups: Iterable[int] | None
+    umask: int | None
+    nice: int
+    rlimits: Mapping[str, tuple[int, int]]
+    hostname: str | None
+    new_session: bool
+    pass_fds: Iterable[int | HasFileno]
+    no_new_privs: bool
+    optional: Iterable[str]
+
+
+class Options(RunOptions, total=False):
+    """The keyword arguments of `spawn`; each is a field of `Workload`, documented there."""
+
+    stdin: StdioSpec

@@ -1,0 +1,247 @@
+"""The vocabulary: every request, command and event of the session protocol, and its term.
+
+`linx-agent --describe` prints the same lists; a test compares them. Nothing here reads or writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from linx_trio._proto import etf
+from linx_trio._proto.framing import encode_frame
+
+NAMESPACES = ("user", "mount", "uts", "ipc", "cgroup", "net", "time", "pid")
+STAGES = (
+    "request", "fork", "clone", "stdio", "new_session", "umask", "nice", "rlimit", "hostname",
+    "setgroups", "setgid", "setuid", "chdir", "no_new_privs", "execve",
+)  # fmt: skip
+STEPS = ("umask", "nice", "rlimit", "hostname", "setgroups", "setgid", "setuid", "chdir", "no_new_privs")
+COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown")
+
+CHECKPOINT = "checkpoint"
+"""The element of `Spawn.steps` where the child parks."""
+
+CWD = "cwd"
+"""The "number" in `Spawn.fds` of the fd that is the caller's working directory."""
+
+UNLIMITED = -1
+"""``RLIM_INFINITY`` in an ``rlimit`` step."""
+
+Step = tuple[Any, ...] | str
+
+
+def optional(step: Step) -> Step:
+    """The same step; a refusal is reported as `Degraded` and lived with."""
+    return ("optional", step)
+
+
+# ---- requests and commands: to the agent -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """The one request of a session. `fds` says what the fds that travel with it are, in their order."""
+
+    argv: Sequence[bytes]
+    env: Sequence[bytes]
+    namespaces: Sequence[str] = ()
+    fds: Sequence[int | str] = ()
+    steps: Sequence[Step] = (CHECKPOINT,)
+    orphan_grace_ms: int | None = 5000
+    """`None`: linger."""
+    auto_proceed: bool = False
+    new_session: bool = True
+
+    def term(self) -> Any:
+        return (
+            "spawn",
+            {
+                "argv": list(self.argv),
+                "env": list(self.env),
+                "namespaces": list(self.namespaces),
+                "fds": list(self.fds),
+                "steps": list(self.steps),
+                "orphan": "linger" if self.orphan_grace_ms is None else ("kill", self.orphan_grace_ms),
+                "auto_proceed": self.auto_proceed,
+                "new_session": self.new_session,
+            },
+        )
+
+    def frame(self) -> bytes:
+        return encode_frame(etf.encode(self.term()))
+
+
+def _frame(term: Any) -> bytes:
+    return encode_frame(etf.encode(term))
+
+
+PROCEED = _frame("proceed")
+ABORT = _frame("abort")
+KILL = _frame("kill")
+
+
+def signal(number: int) -> bytes:
+    """The frame of ``{signal, Number}``."""
+    return _frame(("signal", number))
+
+
+def shutdown(grace_ms: int) -> bytes:
+    """The frame of ``{shutdown, Milliseconds}``: SIGTERM, so long, SIGKILL to all; 0 is SIGKILL at once."""
+    return _frame(("shutdown", grace_ms))
+
+
+# ---- events: from the agent ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """``clone3(2)`` has returned. Owns one fd: the workload's pidfd."""
+
+    host_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    child_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    signum: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abortion:
+    child_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """``{error, Errno, Stage, Index}``: the end of a session that could not start. `index` is that of the step, a
+    standard fd's number at stage ``stdio``, or -1."""
+
+    errno: int
+    stage: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Degraded:
+    """An optional step was refused; the session goes on."""
+
+    errno: int
+    stage: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """Precedes `Exit` and `Kill`. Times in microseconds, `max_rss` in bytes."""
+
+    user_time: int
+    system_time: int
+    wall_time: int
+    max_rss: int
+    core_dumped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Said by the zygote: the monitor died by force, and what it left has been killed."""
+
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The zygote's only word on its control socket."""
+
+    version: bytes
+    source_hash: bytes
+    supported: bool
+
+
+Message = Spawned | Parked | Started | Exit | Kill | Abortion | Refusal | Degraded | UsageReport | Lost
+
+# How an event is written: the name under which --describe lists it, the class, and its fields' types. A name that is
+# not in PLAIN stands behind `status`.
+_STATUS: Mapping[str, tuple[Callable[..., Message], tuple[type, ...]]] = {
+    "spawned": (Spawned, (int,)),
+    "ready": (Parked, (int,)),
+    "running": (Started, ()),
+    "exited": (Exit, (int,)),
+    "signaled": (Kill, (int,)),
+    "aborted": (Abortion, (int,)),
+}
+_PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[type, ...]]] = {
+    "error": (Refusal, (int, str, int)),
+    "degraded": (Degraded, (int, str, int)),
+    "lost": (Lost, (int,)),
+}
+_USAGE_FIELDS = {"user_time": int, "system_time": int, "wall_time": int, "max_rss": int, "core_dumped": bool}
+EVENTS = (*_STATUS, *_PLAIN, "usage")
+
+FDS_OWNED: Mapping[type, int] = {Spawned: 1}
+"""How many fds travel with an event; none where it is not listed."""
+
+
+class Nonsense(Exception):
+    """A term, or bytes, that no agent of this version says."""
+
+    def __init__(self, what: str, term: Any = None) -> None:
+        super().__init__(what, term)
+        self.what = what
+        self.term = term
+
+    def __str__(self) -> str:
+        return f"the agent spoke nonsense: {self.what}"
+
+
+def _fields_match(values: Sequence[Any], types: tuple[type, ...]) -> bool:
+    return len(values) == len(types) and all(type(v) is t for v, t in zip(values, types, strict=True))
+
+
+def parse_event(payload: bytes) -> Message:
+    """The event in a frame's payload, or `Nonsense`."""
+    try:
+        term = etf.decode(payload)
+    except etf.CodecError as exc:
+        raise Nonsense(f"undecodable payload: {exc}", payload[:64]) from None
+    match term:
+        case ("status", str(name), *values) if name in _STATUS:
+            cls, types = _STATUS[name]
+            if _fields_match(values, types):
+                return cls(*values)
+        case ("usage", dict(report)) if report.keys() == _USAGE_FIELDS.keys():
+            values = [report[name] for name in _USAGE_FIELDS]
+            if _fields_match(values, tuple(_USAGE_FIELDS.values())):
+                return UsageReport(*values)  # type: ignore[arg-type]
+        case (str(name), *values) if name in _PLAIN:
+            cls, types = _PLAIN[name]
+            if _fields_match(values, types):
+                return cls(*values)
+    raise Nonsense(f"unknown event {term!r:.200}", term)
+
+
+def parse_hello(payload: bytes) -> Hello:
+    """The zygote's greeting, or `Nonsense`."""
+    try:
+        term = etf.decode(payload)
+    except etf.CodecError as exc:
+        raise Nonsense(f"undecodable greeting: {exc}", payload[:64]) from None
+    match term:
+        case ("hello", bytes(version), bytes(source_hash), bool(supported)):
+            return Hello(version, source_hash, supported)
+    raise Nonsense(f"unknown greeting {term!r:.200}", term)

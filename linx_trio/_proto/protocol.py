@@ -1,0 +1,63 @@
+"""One session's conversation, without any I/O: bytes and fds in, events out.
+
+fds are bytes' companions, but they keep no frame boundaries: a read may deliver an fd together with an earlier frame
+that has none. So they wait in a queue, and a message takes as many as its kind owns. That number is
+`messages.FDS_OWNED`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from linx_trio._proto import messages as m
+from linx_trio._proto.framing import FrameDecoder, FramingError
+from linx_trio._proto.states import EVENT_TABLE, TERMINAL, State
+
+
+class SessionProtocol:
+    """Feed it what was read; it keeps the state and refuses, as `messages.Nonsense`, what the tables do not allow.
+
+    After `Nonsense` nothing more may be fed. fds that no message claimed are in `unclaimed` for the owner to close.
+    """
+
+    def __init__(self) -> None:
+        self.state = State.STARTING
+        self.unclaimed: deque[int] = deque()
+        self._frames = FrameDecoder()
+
+    def feed(self, data: bytes, fds: Iterable[int] = ()) -> Iterator[tuple[m.Message, int | None]]:
+        """Each event that is complete now, with its fd where it has one; one by one, so that nonsense spoils none
+        before it.
+        """
+        self.unclaimed.extend(fds)
+        problem = None
+        try:
+            payloads = self._frames.feed(data)
+        except FramingError as exc:
+            payloads, problem = list(exc.frames), exc
+        for payload in payloads:
+            event = self._take(m.parse_event(payload))
+            if event is not None:
+                yield event
+        if problem is not None:
+            raise m.Nonsense(str(problem), data[:64])
+
+    def _take(self, event: m.Message) -> tuple[m.Message, int | None] | None:
+        if isinstance(event, m.Lost) and self.state in TERMINAL:
+            return None  # the monitor was killed after the workload's end: nothing that this session could tell changes
+        target = EVENT_TABLE[self.state].get(type(event))
+        if target is None:
+            raise m.Nonsense(f"{event!r} in state {self.state}", event)
+        fd = None
+        if m.FDS_OWNED.get(type(event)):
+            if not self.unclaimed:
+                raise m.Nonsense(f"{event!r} came without its fd", event)
+            fd = self.unclaimed.popleft()
+        self.state = target
+        return event, fd
+
+    def end_of_file(self) -> None:
+        """The stream is at its end. In the middle of a frame, that is `Nonsense`."""
+        if self._frames.pending:
+            raise m.Nonsense(f"the stream ends in the middle of a frame ({self._frames.pending} bytes of it)")

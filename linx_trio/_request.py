@@ -1,0 +1,127 @@
+"""From a workload and its caller to the one request of a session, and from a refusal back to the option that caused
+it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from linx_trio._caller import Caller
+from linx_trio._hints import hint_for
+from linx_trio._options import LINGER, RLIMITS
+from linx_trio._proto import messages as m
+from linx_trio._stdio import STREAMS
+from linx_trio._workload import Workload
+from linx_trio.errors import SetupError, setup_error
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The message, and for each of its steps the option it came from and the thing it is about."""
+
+    message: m.Spawn
+    origins: Sequence[tuple[str, str]]
+    workload: Workload
+
+    def option_of(self, index: int) -> str:
+        """The name of the option that step `index` came from."""
+        return self.origins[index][0]
+
+    def error_of(self, refusal: m.Refusal) -> SetupError:
+        """A refusal by the agent as the error that users see."""
+        thing: str | None = None
+        if refusal.stage == "execve":
+            thing = self.workload.arguments[0]
+        elif refusal.stage == "clone":
+            thing = ", ".join(sorted(self.workload.namespace_names)) or None
+        elif refusal.stage == "stdio" and refusal.index in range(len(STREAMS)):
+            thing = STREAMS[refusal.index]
+        elif 0 <= refusal.index < len(self.origins):
+            thing = self.origins[refusal.index][1]
+        hint = hint_for(refusal.stage, refusal.errno, self.workload)
+        return setup_error(refusal.errno, refusal.stage, thing, hint)
+
+
+def build(workload: Workload, caller: Caller, baseline: Caller, fds: Sequence[int | str]) -> Request:
+    """The request for `workload`, to an agent that started out as `baseline`."""
+    steps, origins = _steps(workload, caller, baseline)
+    policy = workload.orphan_policy
+    message = m.Spawn(
+        argv=[os.fsencode(argument) for argument in workload.arguments],
+        env=_environment(cast("Mapping[str, str] | None", workload.env)),
+        namespaces=sorted(workload.namespace_names),
+        fds=fds,
+        steps=steps,
+        orphan_grace_ms=None if policy is LINGER else milliseconds(policy.grace),
+        auto_proceed=workload.auto_proceed,
+        new_session=workload.new_session,
+    )
+    return Request(message, origins, workload)
+
+
+def milliseconds(seconds: float) -> int:
+    """Rounded up, so that a small grace does not become none."""
+    return -int(-seconds * 1000 // 1)
+
+
+def _environment(env: Mapping[str, str] | None) -> list[bytes]:
+    pairs = os.environb.items() if env is None else ((os.fsencode(k), os.fsencode(v)) for k, v in env.items())
+    return [key + b"=" + value for key, value in pairs]
+
+
+def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m.Step], list[tuple[str, str]]]:
+    """What the child does to itself, in the one right order.
+
+    Before the checkpoint: what can be changed again from outside while it is parked (``prlimit(2)``,
+    ``setpriority(2)``), and the hostname. Behind it: ids, directory and privileges, which belong to the file system
+    as it is then.
+    """
+    steps: list[m.Step] = []
+    origins: list[tuple[str, str]] = []
+
+    def add(option: str, thing: object, step: m.Step) -> None:
+        given_up = option in cast("frozenset[str]", workload.optional)
+        steps.append(m.optional(step) if given_up else step)
+        origins.append((option, str(thing)))
+
+    mask = caller.umask if workload.umask is None else workload.umask
+    add("umask", oct(mask), ("umask", mask))
+    nice = max(-20, min(19, caller.nice + workload.nice))
+    if nice != baseline.nice:
+        add("nice", nice, ("nice", nice))
+    _limit_steps(workload, caller, baseline, add)
+    if workload.hostname is not None:
+        add("hostname", workload.hostname, ("hostname", os.fsencode(workload.hostname)))
+    add("", "", m.CHECKPOINT)
+    groups = workload.groups
+    if groups is None and workload.uid not in (None, os.geteuid()):
+        groups = ()  # somebody else: the caller's groups are none of theirs
+    if groups is not None:
+        add("groups", groups, ("setgroups", list(groups)))
+    if workload.gid is not None:
+        add("gid", workload.gid, ("setgid", workload.gid))
+    if workload.uid is not None:
+        add("uid", workload.uid, ("setuid", workload.uid))
+    if workload.cwd is not None:
+        cwd = cast("str", workload.cwd)
+        add("cwd", cwd, ("chdir", os.fsencode(cwd)))
+    if workload.no_new_privs:
+        add("no_new_privs", "no_new_privs", ("no_new_privs",))
+    return steps, origins
+
+
+def _limit_steps(
+    workload: Workload, caller: Caller, baseline: Caller, add: Callable[[str, object, m.Step], None]
+) -> None:
+    """The caller's limits where the agent has others, then those asked for: so none is raised above the caller's."""
+    for number, (now, then) in enumerate(zip(caller.limits, baseline.limits, strict=True)):
+        if now != then:
+            add("rlimits", _LIMIT_NAMES[number], ("rlimit", number, *now))
+    for name, (soft, hard) in workload.rlimits.items():
+        add("rlimits", f"{name}=({soft}, {hard})", ("rlimit", RLIMITS[name], soft, hard))
+
+
+_LIMIT_NAMES = {number: name for name, number in RLIMITS.items()}

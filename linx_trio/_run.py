@@ -1,0 +1,312 @@
+"""The public ways to start something: `spawn`, `run`, `run_sync`."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import termios
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from linx_trio._events import Outcome, Usage
+from linx_trio._options import DEVNULL, INHERIT, PIPE, Argument, Options, RunOptions, StdioSpec
+from linx_trio._session import Session, SessionManager
+from linx_trio._workload import Workload, as_workload
+from linx_trio.errors import CalledProcessError, LinxError
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+__all__ = ["Completed", "run", "run_sync", "spawn"]
+
+CANCEL_GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL when `run` is cancelled, as in `trio.run_process`."""
+
+
+class Completed(subprocess.CompletedProcess[bytes]):
+    """What `run` returns: a `subprocess.CompletedProcess` that knows more.
+
+    Attributes:
+        outcome: `Exited`, `Signaled` or `Aborted`.
+        usage: what the workload used.
+        truncated: whether captured output was cut at ``max_output``.
+    """
+
+    outcome: Outcome
+    usage: Usage | None
+    truncated: bool
+
+    def check_returncode(self) -> None:
+        """Raises `CalledProcessError` unless the workload exited with status 0."""
+        if self.returncode != 0:
+            raise CalledProcessError(
+                self.returncode,
+                self.args,
+                self.stdout,
+                self.stderr,
+                outcome=self.outcome,
+                usage=self.usage,
+                truncated=self.truncated,
+            )
+
+
+def spawn(
+    argv_or_workload: Sequence[Argument] | Workload, *, wait_ready: bool = True, **options: Unpack[Options]
+) -> AbstractAsyncContextManager[Session]:
+    """Starts a workload and parks it between ``clone(2)`` and ``execve(2)``::
+
+        async with linx.spawn(["/bin/sleep", "60"], namespaces={"net", "uts"}) as s:
+            ...  # host-side work on s.host_pid: the workload exists, none of it has run
+            await s.proceed()
+            outcome = await s.wait()
+
+    When the block is left, in whatever way, no process of the session is alive or a zombie: a parked workload is
+    aborted, a running one ended as ``shutdown`` says, and all its descendants are killed and reaped. That is
+    shielded from cancellation and bounded in time; an exception of the body comes out as itself.
+
+    Args:
+        argv_or_workload: the program and its arguments, or a `Workload`.
+        wait_ready: entering waits until the workload is parked (with ``auto_proceed``: until it runs). `False`: it
+            returns at
+            once, in state ``"starting"`` or later, and what goes wrong is raised by the verbs and by `Session.wait`.
+        options: see `Workload`.
+
+    Raises:
+        TypeError, ValueError: by the call itself, for wrong arguments.
+        SetupError, AgentError, NotSupported: on entering.
+    """
+    return SessionManager(as_workload(argv_or_workload, options), wait_ready=wait_ready)
+
+
+async def run(
+    argv_or_workload: Sequence[Argument] | Workload,
+    *,
+    stdin: bytes | bytearray | memoryview | StdioSpec = b"",
+    capture_stdout: bool = False,
+    capture_stderr: bool = False,
+    check: bool = True,
+    max_output: int | None = None,
+    deliver_cancel: Callable[[Session], Awaitable[object]] | None = None,
+    task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[RunOptions],
+) -> Completed:
+    """Runs a workload to its end: the shape of `trio.run_process`, also for ``await nursery.start(linx.run, argv)``,
+    which hands back the running `Session`.
+
+    Captured output ends when the workload ends, even if something that it left behind still holds the pipe; what was
+    written before is never lost. When it has ended, all that it left behind is killed and reaped.
+
+    Args:
+        argv_or_workload: the program and its arguments, or a `Workload`.
+        stdin: bytes to feed (by default none: end of file), or what `Workload` takes.
+        capture_stdout, capture_stderr: collect it in the result.
+        check: raise `CalledProcessError` unless the exit status is 0.
+        max_output: bytes to keep of each captured stream; the rest is read and dropped, and ``truncated`` is set.
+        deliver_cancel: an async function that ends the workload when this call is cancelled; it runs shielded. By
+            default:
+            SIGTERM to the workload, 5 seconds, SIGKILL to the whole subtree. What is left after it is killed in any
+            case.
+        options: see `Workload`.
+
+    Raises:
+        CalledProcessError: with `check`.
+        SetupError, AgentDied, AgentError, NotSupported: it could not run, or its agent was killed.
+    """
+    pipes_allowed = task_status is not trio.TASK_STATUS_IGNORED
+    workload, feed = _prepare(argv_or_workload, stdin, capture_stdout, capture_stderr, options, pipes_allowed)
+    if max_output is not None and (isinstance(max_output, bool) or not isinstance(max_output, int) or max_output < 0):
+        raise ValueError(f"max_output must be a number of bytes or None, not {max_output!r}")
+    out = _Collector(max_output) if capture_stdout else None
+    err = _Collector(max_output) if capture_stderr else None
+    async with SessionManager(workload, wait_ready=True) as session:
+        task_status.started(session)
+        await _attend(session, feed, out, err, deliver_cancel)
+    completed = Completed(
+        list(workload.arguments),
+        cast("int", session.returncode),
+        _bytes(out),
+        _bytes(err),
+    )
+    completed.outcome = cast("Outcome", session.outcome)
+    completed.usage = session.usage
+    completed.truncated = any(collector.truncated for collector in (out, err) if collector is not None)
+    if check:
+        completed.check_returncode()
+    return completed
+
+
+def run_sync(
+    argv_or_workload: Sequence[Argument] | Workload,
+    *,
+    stdin: bytes | bytearray | memoryview | StdioSpec = b"",
+    capture_stdout: bool = False,
+    capture_stderr: bool = False,
+    check: bool = True,
+    max_output: int | None = None,
+    deliver_cancel: Callable[[Session], Awaitable[object]] | None = None,
+    **options: Unpack[RunOptions],
+) -> Completed:
+    """`run` for code without trio, in any thread: the same arguments, result and errors.
+
+    Raises `RuntimeError` in a thread that is inside of `trio.run`: there it is ``await linx.run(...)``.
+    """
+    if trio.lowlevel.in_trio_run():
+        raise RuntimeError("run_sync() would block this thread's trio.run: write `await linx.run(...)`")
+
+    async def main() -> Completed:
+        return await run(
+            argv_or_workload,
+            stdin=stdin,
+            capture_stdout=capture_stdout,
+            capture_stderr=capture_stderr,
+            check=check,
+            max_output=max_output,
+            deliver_cancel=deliver_cancel,
+            **options,
+        )
+
+    return trio.run(main)
+
+
+def _prepare(
+    argv_or_workload: Any,
+    stdin: Any,
+    capture_stdout: bool,
+    capture_stderr: bool,
+    options: Mapping[str, Any],
+    pipes_allowed: bool,
+) -> tuple[Workload, bytes | None]:
+    """The workload to spawn, and what to feed it."""
+    changes: dict[str, Any] = {**options, "auto_proceed": True}
+    feed = bytes(stdin) if isinstance(stdin, (bytes, bytearray, memoryview)) else None
+    own_stdin = isinstance(argv_or_workload, Workload) and argv_or_workload.stdin is not INHERIT
+    if feed:
+        changes["stdin"] = PIPE
+    elif feed is None:
+        changes["stdin"] = stdin
+    elif not own_stdin and changes.get("stdio") is None:
+        changes["stdin"] = DEVNULL
+    for name, wanted in (("stdout", capture_stdout), ("stderr", capture_stderr)):
+        if not wanted:
+            continue
+        if name in options:
+            raise ValueError(f"capture_{name}=True and {name}={changes[name]!r} contradict each other")
+        changes[name] = PIPE
+    workload = as_workload(argv_or_workload, changes)
+    captured = {"stdin": bool(feed), "stdout": capture_stdout, "stderr": capture_stderr}
+    for name, ours in captured.items():
+        if getattr(workload, name) is PIPE and not ours and not pipes_allowed:
+            raise ValueError(
+                f"{name}=PIPE: nobody could reach the pipe. Write `session = await nursery.start(linx.run, ...)`, "
+                + ("stdin=b'...'" if name == "stdin" else f"capture_{name}=True")
+                + ", or use linx.spawn()"
+            )
+    return workload, feed or None
+
+
+async def _attend(
+    session: Session,
+    feed: bytes | None,
+    out: _Collector | None,
+    err: _Collector | None,
+    deliver_cancel: Callable[[Session], Awaitable[object]] | None,
+) -> None:
+    """Waits for the workload's end while its pipes are kept moving, also while it is being asked to end."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        pumps = trio.CancelScope(shield=True)
+        if out is not None or err is not None or feed is not None:
+            nursery.start_soon(_pump, pumps, session, feed, out, err)
+        try:
+            await session.wait()
+        except LinxError as exc:
+            failure = exc
+        except trio.Cancelled:
+            failure = await _cancel(session, deliver_cancel)
+            if failure is None:
+                raise
+        finally:
+            pumps.cancel()
+    if failure is not None:
+        raise failure
+    for collector, stream in ((out, session.stdout), (err, session.stderr)):
+        if collector is not None and stream is not None:
+            collector.finish(stream)
+
+
+async def _cancel(session: Session, deliver_cancel: Callable[[Session], Awaitable[object]] | None) -> Exception | None:
+    with trio.CancelScope(shield=True):
+        try:
+            await (deliver_cancel or _terminate)(session)
+        except Exception as exc:
+            return exc
+    return None
+
+
+async def _terminate(session: Session) -> None:
+    if session.outcome is None:
+        session.terminate()
+        with trio.move_on_after(CANCEL_GRACE):
+            await session.wait()
+    session.kill()
+
+
+async def _pump(
+    scope: trio.CancelScope,
+    session: Session,
+    feed: bytes | None,
+    out: _Collector | None,
+    err: _Collector | None,
+) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            if feed is not None and session.stdin is not None:
+                nursery.start_soon(_feed, session.stdin, feed)
+            if out is not None and session.stdout is not None:
+                nursery.start_soon(out.collect, session.stdout)
+            if err is not None and session.stderr is not None:
+                nursery.start_soon(err.collect, session.stderr)
+
+
+async def _feed(stream: trio.lowlevel.FdStream, data: bytes) -> None:
+    async with stream:
+        # Broken: it does not want to read any more; its exit status says whether that was all right.
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.send_all(data)
+
+
+def _bytes(collector: _Collector | None) -> bytes | None:
+    return None if collector is None else bytes(collector.data)
+
+
+class _Collector:
+    """One captured stream. Keeps `limit` bytes, and reads on, so that the workload is not stopped by a full pipe."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.data = bytearray()
+        self.truncated = False
+        self._limit = limit
+
+    def _keep(self, chunk: bytes) -> None:
+        room = len(chunk) if self._limit is None else self._limit - len(self.data)
+        self.truncated |= len(chunk) > room
+        self.data += chunk[:room]
+
+    async def collect(self, stream: trio.lowlevel.FdStream) -> None:
+        while chunk := await stream.receive_some():
+            self._keep(bytes(chunk))
+
+    def finish(self, stream: trio.lowlevel.FdStream) -> None:
+        """What is in the pipe when the workload has ended, and not what others may still be writing (``FIONREAD``)."""
+        left = int.from_bytes(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)), "little")
+        while left > 0:
+            chunk = os.read(stream.fileno(), min(left, 65536))
+            if not chunk:
+                return
+            self._keep(chunk)
+            left -= len(chunk)

@@ -1,0 +1,623 @@
+"""A session: one workload, from before its first instruction until nothing of it is left.
+
+Lines that must hold:
+
+1. The reader outlives the body. It is a system task, out of reach of the user's cancel scopes, and ends with the
+   stream: the agent closes it when the monitor has reaped everything and has itself been reaped. So "the reader has
+       ended" is the proof.
+2. Between reading bytes and applying them there is no checkpoint: no event is lost by a cancellation.
+3. Commands are sent by plain functions: no frame is ever cut.
+4. There are two killers: this side's, in `close` (shielded, bounded, and in the end by pidfd), and the monitor's,
+   when the stream ends because Python is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import signal as _signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, cast
+
+import trio
+
+from linx_trio import _agent, _request, _stdio
+from linx_trio._caller import Caller
+from linx_trio._channel import Channel
+from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
+from linx_trio._fd import FdBag
+from linx_trio._owner import OwnerFeed
+from linx_trio._proto import messages as m
+from linx_trio._proto.protocol import SessionProtocol
+from linx_trio._proto.states import Action, State, rule
+from linx_trio._workload import Workload
+from linx_trio.errors import (
+    AgentDied,
+    AgentError,
+    AlreadyRunning,
+    LinxError,
+    NoProcess,
+    NoPty,
+    NotReady,
+    setup_error,
+)
+
+_log = logging.getLogger("linx_trio")
+
+CLOSE_SECONDS = 20.0
+"""How long `close` trusts the monitor, beyond the workload's own grace, before it kills by itself; and then as long
+again.
+"""
+
+_CONGESTION_SECONDS = 30.0
+_ZYGOTE_ATTEMPTS = 4
+
+
+class PidFd(int):
+    """A pidfd (``pidfd_open(2)``): an int that also has ``fileno()``, so that `enter` can tell it from a pid."""
+
+    def fileno(self) -> int:
+        return int(self)
+
+
+class _NeverRead(Exception):
+    """The agent went before it had read the request: nothing was started, and asking another one is safe."""
+
+
+class Session:
+    """One workload and all that descends from it. Made by `linx_trio.spawn`; do not call."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._protocol = SessionProtocol()
+        self._channel: Channel | None = None
+        self._request: _request.Request | None = None
+        self._reading = False
+        self._retryable = self._never_read = False
+        self._host_pid: int | None = None
+        self._child_pid: int | None = None
+        self._pidfd = PidFd(-1)
+        self._ran = False
+        self._core_dumped = False
+        self._outcome: Outcome | None = None
+        self._usage: Usage | None = None
+        self._degraded: list[str] = []
+        self._failure: Callable[[], LinxError] | None = None
+        self._streams: dict[str, trio.lowlevel.FdStream] = {}
+        self._events: list[Event] = []
+        self._owner: OwnerFeed | None = OwnerFeed(workload.owner) if workload.owner is not None else None
+        self._news = trio.lowlevel.ParkingLot()
+        self._parked = trio.Event()  # ready, or beyond
+        self._released = trio.Event()  # running, or ended
+        self._ended = trio.Event()
+        self._gone = trio.Event()  # nothing is left, or the agent is dead
+
+    def __repr__(self) -> str:
+        pid = "" if self._host_pid is None else f" pid {self._host_pid}"
+        return f"<linx_trio.Session {self._workload.arguments[0]!r} {self.state}{pid}>"
+
+    # ---- what is known --------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``"starting" "ready" "running" "exited" "signaled" "aborted"`` or ``"failed"``."""
+        return self._protocol.state.value
+
+    @property
+    def host_pid(self) -> int:
+        """The workload's pid as the host sees it. Raises `NotReady` before it is known."""
+        if self._host_pid is None:
+            raise NotReady("host_pid", self.state)
+        return self._host_pid
+
+    @property
+    def child_pid(self) -> int:
+        """The workload's pid as it sees itself: 1 in a fresh PID namespace. Raises `NotReady` before it is known."""
+        if self._child_pid is None:
+            raise NotReady("child_pid", self.state)
+        return self._child_pid
+
+    @property
+    def pidfd(self) -> PidFd:
+        """A pidfd of the workload, owned by the session: it is closed, and -1, once the block is left.
+
+        Raises `NotReady` before it is known.
+        """
+        if self._host_pid is None:
+            raise NotReady("pidfd", self.state)
+        return self._pidfd
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """`Exited`, `Signaled` or `Aborted`; `None` before the end, and for a session that failed."""
+        return self._outcome
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, negative for a signal as in `subprocess`; `None` where there is none."""
+        match self._outcome:
+            case Exited(code):
+                return code
+            case Signaled(signum):
+                return -signum
+        return None
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the workload used; `None` before its end."""
+        return self._usage
+
+    @property
+    def ran(self) -> bool:
+        """Whether ``execve(2)`` has succeeded."""
+        return self._ran
+
+    @property
+    def containment(self) -> str:
+        """What makes sure that nothing is left: ``"pidns"`` or ``"subreaper"``."""
+        return "pidns" if "pid" in self._workload.namespace_names else "subreaper"
+
+    @property
+    def workload(self) -> Workload:
+        """What is run."""
+        return self._workload
+
+    def info(self) -> Info:
+        """A frozen snapshot."""
+        return Info(
+            mode="spawn",
+            state=self.state,
+            host_pid=self._host_pid,
+            child_pid=self._child_pid,
+            argv=self._workload.arguments,
+            namespaces=self._workload.namespace_names,
+            pty=False,
+            containment=self.containment,
+            outcome=self._outcome,
+            usage=self._usage,
+            degraded=tuple(self._degraded),
+        )
+
+    @property
+    def stdin(self) -> trio.lowlevel.FdStream | None:
+        """Writes to the workload, with ``stdin=PIPE``."""
+        return self._streams.get("stdin")
+
+    @property
+    def stdout(self) -> trio.lowlevel.FdStream | None:
+        """Reads from the workload, with ``stdout=PIPE``."""
+        return self._streams.get("stdout")
+
+    @property
+    def stderr(self) -> trio.lowlevel.FdStream | None:
+        """Reads from the workload, with ``stderr=PIPE``."""
+        return self._streams.get("stderr")
+
+    @property
+    def stdio(self) -> trio.StapledStream[trio.lowlevel.FdStream, trio.lowlevel.FdStream] | None:
+        """`stdin` and `stdout` in one, as on `trio.Process`, where both are pipes."""
+        if self.stdin is None or self.stdout is None:
+            return None
+        return trio.StapledStream(self.stdin, self.stdout)
+
+    @property
+    def pty(self) -> Any:
+        """The terminal. Raises `NoPty`: this session has none."""
+        raise NoPty("pty", self.state)
+
+    # ---- verbs ----------------------------------------------------------------------------------------------------
+
+    async def proceed(self) -> None:
+        """Lets the parked workload run; returns when ``execve(2)`` has succeeded. No effect while it runs.
+
+        Raises `SetupError` if ``execve(2)`` or a step before it was refused, `NoProcess` after the end (also when
+        somebody killed or aborted the workload meanwhile). Cancelling stops the waiting, not the proceeding.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if rule("proceed", self._protocol.state) is Action.SEND:
+            self._send(m.PROCEED)
+        await self._released.wait()
+        if self._ran:
+            return
+        self._raise_failure()
+        raise NoProcess("proceed", self.state)
+
+    async def abort(self) -> None:
+        """Discards the parked workload: it never runs; returns when it is reaped. Before the checkpoint it is
+        remembered.
+
+        Raises `AlreadyRunning` when the workload is past the checkpoint, `NoProcess` after the end. Against a
+        `proceed` at the same time exactly one of the two wins, and both callers learn which. Cancelling stops the
+        waiting only.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        rule("abort", self._protocol.state)
+        self._send(m.ABORT)
+        await self._released.wait()
+        if isinstance(self._outcome, Aborted):
+            return
+        if self._ran:
+            raise AlreadyRunning("abort", self.state)
+        self._raise_failure()
+        raise NoProcess("abort", self.state)
+
+    def signal(self, sig: int | _signal.Signals) -> None:
+        """Sends a signal to the workload. Before it runs, the signal is kept, and delivered in order once it does.
+
+        Raises `NoProcess` after the end, `ValueError` for a number outside of 1..64.
+        """
+        if isinstance(sig, bool) or not isinstance(sig, int):
+            raise TypeError(f"sig must be a signal number, not {sig!r}")
+        if not 1 <= sig <= 64:
+            raise ValueError(f"sig must be between 1 and 64, not {sig!r}")
+        rule("signal", self._protocol.state)
+        self._send(m.signal(int(sig)))
+
+    def terminate(self) -> None:
+        """SIGTERM to the workload, as `signal` sends it."""
+        self.signal(_signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL to the whole subtree, now. Parked it is the same as an abort. After the workload's end it still kills
+        what the workload left behind."""
+        rule("kill", self._protocol.state)
+        self._send(m.KILL)
+
+    async def wait(self) -> Outcome:
+        """The workload's outcome, as soon as it is known: for any number of tasks, before or after the end.
+
+        Raises `SetupError`, `AgentDied` or `AgentError` for a session that failed. Cancelling it does not touch the
+        session.
+        """
+        await self._ended.wait()
+        if self._outcome is None:
+            self._raise_failure()
+        return cast("Outcome", self._outcome)
+
+    def events(self) -> AsyncIterator[Event]:
+        """All of this session's events, from the first one, ending after the terminal one. Any number of iterators."""
+        return _Events(self)
+
+    def set_owner(self, channel: trio.MemorySendChannel[Any] | None) -> None:
+        """From now on events go to `channel` (`None`: to nobody); past ones are not replayed.
+
+        A full channel delays its own events only; one whose receiver is closed loses them.
+        """
+        if channel is not None and not isinstance(channel, trio.MemorySendChannel):
+            raise TypeError(f"channel must be the sending end of trio.open_memory_channel(), not {channel!r}")
+        self._owner = OwnerFeed(channel) if channel is not None else None
+
+    def _send(self, frame: bytes) -> None:
+        if self._channel is not None and not self._gone.is_set():
+            self._channel.send(frame)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure()
+
+    # ---- opening --------------------------------------------------------------------------------------------------
+
+    async def open(self, *, wait_ready: bool) -> None:
+        """Starts the child and waits until it is parked (with auto_proceed: until it runs), or ended.
+
+        Raises `SetupError`, `AgentError`, `NotSupported`. `close` is due in any case.
+        """
+        self._retryable = wait_ready
+        with FdBag() as bag:
+            made = _stdio.plan(self._workload, bag)
+            cwd = bag.add(_open_cwd())
+            fds = [fd for fd, _ in made.fds]
+            targets = [number for _, number in made.fds]
+            for _attempt in range(_ZYGOTE_ATTEMPTS):
+                try:
+                    await self._start([cwd, *fds], [m.CWD, *targets])
+                    if wait_ready:
+                        await self._wait_started()
+                    break
+                except _NeverRead:
+                    await self._start_over()
+            else:
+                raise AgentDied(None, self.state)
+            self._streams = _stdio.streams(made, bag)
+
+    async def _wait_started(self) -> None:
+        await (self._released if self._workload.auto_proceed else self._parked).wait()
+        if self._never_read:
+            raise _NeverRead
+        if self.state == State.FAILED:
+            self._raise_failure()
+
+    async def _start(self, fds: list[int], targets: list[int | str]) -> None:
+        caller = Caller.now()
+        zygote = await _agent.acquire(caller)
+        self._request = _request.build(self._workload, caller, zygote.baseline, targets)
+        self._channel = channel = Channel()
+        frame = self._request.message.frame()
+        await _congested(lambda: channel.send(frame, fds))
+        try:
+            await _congested(lambda: zygote.hand_over(channel.peer))
+        except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+            _agent.discard(zygote)
+            raise _NeverRead from None
+        channel.peer.close()
+        self._reading = True
+        trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+
+    async def _start_over(self) -> None:
+        """Back to the beginning, with another zygote: this one died with our request unread."""
+        assert self._channel is not None
+        if self._reading:
+            await self._gone.wait()
+        self._channel.close()
+        self._reading = self._never_read = False
+        self._protocol = SessionProtocol()
+        self._failure = None
+        self._gone = trio.Event()
+        self._parked, self._released, self._ended = trio.Event(), trio.Event(), trio.Event()
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    async def _read(self, channel: Channel) -> None:
+        """Applies what the agent says, until the stream ends. A system task: it may raise nothing."""
+        try:
+            await self._read_all(channel)
+        except m.Nonsense as exc:
+            message, term = str(exc), exc.term
+            self._fail(lambda: AgentError(message, term), errno.EPROTO)
+            await self._hear_out(channel)
+        except (OSError, trio.ClosedResourceError) as exc:
+            self._lose(
+                None,
+                never_read=isinstance(exc, ConnectionResetError) and self._last_state() is State.STARTING,
+            )
+        finally:
+            for fd in self._protocol.unclaimed:
+                os.close(fd)
+            self._protocol.unclaimed.clear()
+            channel.close()
+            self._gone.set()
+
+    async def _hear_out(self, channel: Channel) -> None:
+        """After nonsense: have all killed, believe nothing more, and wait for the stream's end."""
+        self._send(m.shutdown(0))
+        if self._pidfd >= 0:
+            with suppress(OSError):
+                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+        data = b"more"
+        with suppress(OSError, trio.ClosedResourceError):
+            while data:
+                data, fds = await channel.receive()
+                self._protocol.unclaimed.extend(fds)
+
+    async def _read_all(self, channel: Channel) -> None:
+        while True:
+            data, fds = await channel.receive()
+            for message, fd in self._protocol.feed(data, fds):
+                self._apply(message, fd)
+            if not data:
+                break
+        self._protocol.end_of_file()
+        self._lose(None)
+
+    def _last_state(self) -> State:
+        """The last state before the end, from what has become known."""
+        if self._ran:
+            return State.RUNNING
+        return State.STARTING if self._child_pid is None else State.READY
+
+    def _lose(self, status: int | None, *, never_read: bool = False) -> None:
+        """The stream has ended. Without a terminal event that is the agent's death."""
+        if self._ended.is_set():
+            return
+        state = self._last_state().value
+        self._never_read = never_read and self._host_pid is None and self._retryable
+        self._fail(lambda: AgentDied(status, state), errno.ECONNRESET, silent=self._never_read)
+
+    def _fail(self, failure: Callable[[], LinxError], number: int, *, silent: bool = False) -> None:
+        if self._ended.is_set():
+            return
+        self._protocol.state = State.FAILED
+        self._failure = failure
+        self._finish(None if silent else Failed(number, "agent"))
+
+    def _apply(self, message: m.Message, fd: int | None) -> None:
+        """One event. The protocol has checked that it may come now."""
+        match message:
+            case m.Spawned(pid):
+                self._host_pid = pid
+                self._pidfd = PidFd(cast("int", fd))
+            case m.Parked(pid):
+                self._child_pid = pid
+                self._tell(Ready(self.host_pid))
+                self._parked.set()
+            case m.Started():
+                self._ran = True
+                self._tell(Running())
+                self._released.set()
+            case m.UsageReport():
+                self._core_dumped = message.core_dumped
+                self._usage = Usage(
+                    message.user_time / 1e6,
+                    message.system_time / 1e6,
+                    message.wall_time / 1e6,
+                    message.max_rss,
+                )
+            case m.Exit(code):
+                self._end(Exited(code))
+            case m.Kill(signum):
+                self._end(Signaled(signum, self._core_dumped))
+            case m.Abortion():
+                self._end(Aborted())
+            case m.Refusal():
+                request = cast("_request.Request", self._request)
+                self._failure = lambda: request.error_of(message)
+                self._finish(Failed(message.errno, message.stage))
+            case m.Degraded(_, _, index):
+                option = cast("_request.Request", self._request).option_of(index)
+                if option not in self._degraded:
+                    self._degraded.append(option)
+            case m.Lost(status):
+                self._lose(status)
+
+    def _end(self, outcome: Exited | Signaled | Aborted) -> None:
+        self._outcome = outcome
+        self._finish(outcome)
+
+    def _finish(self, last: Event | None) -> None:
+        self._ended.set()
+        self._released.set()
+        self._parked.set()
+        if last is not None:
+            self._tell(last)
+
+    def _tell(self, event: Event) -> None:
+        self._events.append(event)
+        if self._owner is not None:
+            self._owner.put(event)
+        self._news.unpark_all()
+
+    # ---- closing --------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Makes an end of the session; returns when nothing of it is left. Shielded, and bounded in time.
+
+        Raises `AgentError` if something could not be killed even so (a process in uninterruptible sleep).
+        """
+        clean = True
+        with trio.CancelScope(shield=True):
+            if self._reading and not self._gone.is_set():
+                clean = await self._end_all()
+            for stream in self._streams.values():
+                await stream.aclose()
+        if self._channel is not None:
+            self._channel.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = PidFd(-1)
+        if not clean:
+            raise AgentError(
+                f"the session of {self._workload.arguments[0]!r} (pid {self._host_pid}) could not be ended within "
+                f"{2 * CLOSE_SECONDS:.0f} s: something in it cannot be killed",
+                self._host_pid,
+            )
+
+    async def _end_all(self) -> bool:
+        """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
+        grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
+        self._send(m.shutdown(_request.milliseconds(grace)))
+        if await _wait_really(self._gone, grace + CLOSE_SECONDS):
+            return True
+        _log.warning("the agent of %r does not end it: killing by pidfd", self)
+        self._kill_by_hand()
+        return await _wait_really(self._gone, CLOSE_SECONDS)
+
+    def _kill_by_hand(self) -> None:
+        """The monitor hangs (somebody stopped it?): kill it, so that the zygote takes its session over, and the
+        workload.
+        """
+        if self._pidfd < 0 or self._host_pid is None:
+            return
+        with suppress(OSError, IndexError, ValueError):
+            monitor = int(Path(f"/proc/{self._host_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+            _signal.pidfd_send_signal(self._pidfd, 0)  # it is still there, so what we have read is about it
+            if Path(f"/proc/{monitor}/comm").read_text().strip() == "linx-monitor":
+                os.kill(monitor, _signal.SIGKILL)
+        with suppress(OSError):
+            _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+
+
+class _Events:
+    """`Session.events`. Not an async generator: there is nothing to finalize."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._next = 0
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        session = self._session
+        if self._next < len(session._events):
+            await trio.lowlevel.checkpoint()
+        while self._next >= len(session._events):
+            if session._ended.is_set():
+                await trio.lowlevel.checkpoint()
+                raise StopAsyncIteration
+            await session._news.park()
+        self._next += 1
+        return session._events[self._next - 1]
+
+
+async def _wait_really(event: trio.Event, seconds: float) -> bool:
+    """Waits for `event` up to so many seconds of real time: a test's clock may jump, processes do not."""
+    deadline = time.monotonic() + seconds
+    while not event.is_set() and (left := deadline - time.monotonic()) > 0:
+        with trio.move_on_after(left):
+            await event.wait()
+    return event.is_set()
+
+
+async def _congested(send: Callable[[], None]) -> None:
+    """Calls `send` until the kernel takes it: it limits how many messages, and how many fds, are under way
+    (``unix(7)``).
+    """
+    deadline = time.monotonic() + _CONGESTION_SECONDS
+    while True:
+        try:
+            return send()
+        except OSError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
+                raise
+            if time.monotonic() > deadline:
+                raise setup_error(exc.errno, "fork", None, "too many sessions are being started at once") from None
+        await trio.sleep(0.002)
+
+
+def _open_cwd() -> int:
+    try:
+        return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise setup_error(exc.errno or 0, "chdir", ".", "the caller's own directory cannot be opened") from None
+
+
+class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
+    """What `spawn` returns: ``async with`` it, once."""
+
+    def __init__(self, workload: Workload, *, wait_ready: bool) -> None:
+        self._workload = workload
+        self._wait_ready = wait_ready
+        self._session: Session | None = None
+
+    async def __aenter__(self) -> Session:
+        if self._session is not None:
+            raise RuntimeError("a session can be entered once; call spawn() again")
+        self._session = session = Session(self._workload)
+        try:
+            await session.open(wait_ready=self._wait_ready)
+        except BaseException as exc:
+            await _close_after(session, exc)
+            raise
+        return session
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await _close_after(self._session, exc)
+
+
+async def _close_after(session: Session, exc: BaseException | None) -> None:
+    """`Session.close`, without hiding the exception that the block is left with."""
+    try:
+        await session.close()
+    except AgentError as trouble:
+        if exc is None:
+            raise
+        exc.add_note(str(trouble))

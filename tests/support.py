@@ -1,0 +1,96 @@
+"""What the tests of every lane share: waiting for conditions, and looking at processes from outside."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import trio
+
+DEADLINE = 60.0
+"""Seconds for things that take milliseconds: these machines are slow and noisy, and a hang must still end."""
+
+TOKEN = "LINX_TEST_TOKEN"
+"""The environment variable by which a test's processes are recognised, wherever they have gone."""
+
+
+def eventually(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Returns as soon as `condition` is true; fails, saying `what`, when it has not become so in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s: {what}"
+        time.sleep(0.005)
+
+
+async def eventually_async(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """The same inside trio."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so after {seconds} s: {what}"
+        await trio.sleep(0.005)
+
+
+def stat_of(pid: int) -> list[str] | None:
+    """The fields of ``/proc/<pid>/stat`` behind the name: state, ppid, pgrp, session, …; `None` if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def exists(pid: int) -> bool:
+    """Whether there is such a process, a zombie included."""
+    return stat_of(pid) is not None
+
+
+def name_of(pid: int) -> str:
+    """Its name (``comm``), empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def children_of(pid: int) -> list[int]:
+    """Its direct children, zombies included."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def descendants_of(pid: int) -> list[int]:
+    found = children_of(pid)
+    for child in found:  # grows while it is walked
+        found.extend(children_of(child))
+    return found
+
+
+def processes() -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            yield int(name)
+
+
+def with_token(token: str) -> list[int]:
+    """All processes of this machine whose environment has the token: also those that escaped from their session."""
+    needle = f"{TOKEN}={token}".encode()
+    found = []
+    for pid in processes():
+        try:
+            if needle in Path(f"/proc/{pid}/environ").read_bytes():
+                found.append(pid)
+        except OSError:
+            pass  # gone, or somebody else's
+    return found
+
+
+def monitor_of(host_pid: int) -> int:
+    """The monitor of the session whose workload this is."""
+    fields = stat_of(host_pid)
+    assert fields is not None
+    parent = int(fields[1])
+    assert name_of(parent) == "linx-monitor"
+    return parent
