@@ -9,16 +9,14 @@ along with each request.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
 if os.name == "posix":
     import resource
 
-_STATUS_FIELDS = re.compile(
-    rb"^(?:Umask|Uid|Gid|Groups|CapInh|CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp|Seccomp_filters|Cpus_allowed)"
-    rb":\t(.*)$",
-    re.MULTILINE,
+_STATUS_FIELDS = tuple(
+    b"\n" + name + b":\t"
+    for name in b"Umask Uid Gid Groups CapInh CapPrm CapEff CapBnd CapAmb NoNewPrivs Seccomp Cpus_allowed".split()
 )
 _NAMESPACE_LINKS = tuple(
     f"/proc/thread-self/ns/{name}"
@@ -48,7 +46,7 @@ class Caller:
     @staticmethod
     def now() -> Caller:
         """Reads it. Raises `OSError` where ``/proc`` is not mounted."""
-        umask, *privileges = _STATUS_FIELDS.findall(_read("/proc/thread-self/status"))
+        umask, *privileges = _status()
         root = os.stat("/")
         identity = (
             tuple(privileges),
@@ -60,12 +58,20 @@ class Caller:
         return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
 
 
-def _read(path: str) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def _status() -> list[bytes]:
+    """The fields of ``/proc/thread-self/status`` (``proc(5)``), found rather than parsed: this is done at every
+    spawn.
+    """
+    fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.read(fd, 16384)
+        text = os.read(fd, 16384)
     finally:
         os.close(fd)
+    values = []
+    for name in _STATUS_FIELDS:
+        start = text.find(name)
+        values.append(text[start + len(name) : text.find(b"\n", start + 1)] if start >= 0 else b"")
+    return values
 
 
 def _link(name: str) -> str | None:

@@ -17,7 +17,7 @@ import trio
 
 from linx_trio._fd import after_fork
 
-_READ_SIZE = 65536
+_READ_SIZE = 4096
 _FDS_AT_ONCE = 16
 
 

@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,9 +68,18 @@ def milliseconds(seconds: float) -> int:
     return -int(-seconds * 1000 // 1)
 
 
-def _environment(env: Mapping[str, str] | None) -> list[bytes]:
-    pairs = os.environb.items() if env is None else ((os.fsencode(k), os.fsencode(v)) for k, v in env.items())
-    return [key + b"=" + value for key, value in pairs]
+def _environment(env: Mapping[str, str] | None) -> tuple[bytes, ...]:
+    if env is not None:
+        return tuple(os.fsencode(f"{key}={value}") for key, value in env.items())
+    # os.environb converts each item when it is walked, which costs more than the rest of the request; what it wraps
+    # is a plain dict of bytes.
+    wrapped = getattr(os.environb, "_data", None)
+    return _assignments(tuple((wrapped if isinstance(wrapped, dict) else os.environb).items()))
+
+
+@functools.lru_cache(maxsize=16)
+def _assignments(pairs: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
+    return tuple(key + b"=" + value for key, value in pairs)
 
 
 def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m.Step], list[tuple[str, str]]]:

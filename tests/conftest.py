@@ -20,7 +20,7 @@ pytest_plugins = ["tests.plugins.allowed_skips"]
 @pytest.fixture(scope="session", autouse=True)
 def _zygote() -> None:
     """Starts the zygote, which stays, before any test counts."""
-    linx.run_sync(["true"])
+    linx.run_sync(["/bin/true"])
 
 
 def _zygote_pid() -> int | None:

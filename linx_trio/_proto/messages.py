@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,24 @@ class Spawn:
         )
 
     def frame(self) -> bytes:
-        return encode_frame(etf.encode(self.term()))
+        """The frame of `term`. The environment is most of it and the same for most spawns: its encoding is remembered,
+        and put behind the rest of the map, one pair more than the encoder has counted."""
+        tag, options = self.term()
+        del options["env"]
+        payload = etf.encode((tag, options))
+        count = len(_SPAWN_HEAD) + 4
+        pairs = (len(options) + 1).to_bytes(4, "big")
+        return encode_frame(_SPAWN_HEAD + pairs + payload[count:] + _encoded_env(tuple(self.env)))
+
+
+_SPAWN_HEAD = etf.encode(("spawn", {}))[:-4]
+"""All that stands before the number of the map's pairs."""
+
+
+@functools.lru_cache(maxsize=16)
+def _encoded_env(env: tuple[bytes, ...]) -> bytes:
+    """The pair ``env => [<<"K=V">>, …]`` as it stands in a map."""
+    return etf.encode("env")[1:] + etf.encode(list(env))[1:]
 
 
 def _frame(term: Any) -> bytes:
@@ -215,6 +233,13 @@ def _fields_match(values: Sequence[Any], types: tuple[type, ...]) -> bool:
 
 def parse_event(payload: bytes) -> Message:
     """The event in a frame's payload, or `Nonsense`."""
+    return _parse_short_event(payload) if len(payload) <= _SHORT else _parse_event(payload)
+
+
+_SHORT = 64  # bytes; most events are shorter, and many are the same in each session
+
+
+def _parse_event(payload: bytes) -> Message:
     try:
         term = etf.decode(payload)
     except etf.CodecError as exc:
@@ -233,6 +258,9 @@ def parse_event(payload: bytes) -> Message:
             if _fields_match(values, types):
                 return cls(*values)
     raise Nonsense(f"unknown event {term!r:.200}", term)
+
+
+_parse_short_event = functools.lru_cache(maxsize=256)(_parse_event)
 
 
 def parse_hello(payload: bytes) -> Hello:
