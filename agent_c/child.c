@@ -1,33 +1,51 @@
-/* The child's error policy: report {errno, stage, index} and _exit. It is a copy of the monitor made by a bare
- * clone3(2): it allocates nothing, calls nothing of libc that keeps state, and touches no lock. */
+/* The child's error policy: report {errno, stage, index} and _exit.
+ *
+ * It shares the monitor's memory (CLONE_VM without CLONE_VFORK) and runs beside it on a stack of its own: copying page
+ * tables, and the faults that follow, would cost more than all the rest up to execve(2). So it only reads what it is given,
+ * writes to nothing but its stack, and makes its system calls without libc (raw.h), whose errno is the monitor's. */
 #include "child.h"
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 
-static void tell(int control, enum child_news news, int error, enum stage stage, int index) {
-    struct child_message m = {news, error, (int32_t)stage, index};
-    while (send(control, &m, sizeof m, MSG_NOSIGNAL) < 0 && errno == EINTR)
+#include "raw.h"
+
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x00001000
+#endif
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
+static _Noreturn void leave(void) {
+    for (;;)
+        (void)RAW1(exit_group, 127);
+}
+
+static void tell(int control, enum child_news news, long error, enum stage stage, int index) {
+    struct child_message m = {news, (int32_t)error, (int32_t)stage, index};
+    while (RAW5(sendto, control, &m, sizeof m, MSG_NOSIGNAL, NULL) == -EINTR)
         continue;
 }
 
-static _Noreturn void refuse(int control, int error, enum stage stage, int index) {
+static _Noreturn void refuse(int control, long error, enum stage stage, int index) {
     tell(control, CHILD_REFUSED, error, stage, index);
-    _exit(127);
+    leave();
 }
 
 /* Dies with the monitor. The monitor is single-threaded, so its death is the death of the thread that prctl(2) means.
  * It may have died before the call: then the far end of the pair is closed. Any change of ids clears the setting. */
 static void die_with_monitor(int control) {
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     struct pollfd p = {control, 0, 0};
-    if (poll(&p, 1, 0) != 0 && (p.revents & POLLHUP))
-        _exit(127);
+    struct timespec now = {0, 0};
+    (void)RAW5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    if (RAW5(ppoll, &p, 1, &now, NULL, 8) != 0 && (p.revents & POLLHUP))
+        leave();
 }
 
 /* ---- fds ----------------------------------------------------------------------------------------------------- */
@@ -67,7 +85,7 @@ static void close_the_rest(const struct request *q, int control) {
             if (q->fds[i].source >= 0 && target > from && (next < 0 || target < next))
                 next = target;
         }
-        (void)syscall(SYS_close_range, (unsigned)from, next < 0 ? ~0U : (unsigned)next - 1, 0U);
+        (void)RAW3(close_range, from, next < 0 ? ~0U : (unsigned)next - 1, 0);
         if (next < 0)
             return;
         from = next;
@@ -76,23 +94,26 @@ static void close_the_rest(const struct request *q, int control) {
 
 /* Puts the fds where the workload expects them and closes all others. Returns the control fd's new number. */
 static int place_fds(const struct request *q, int control) {
-    int floor = range_without_targets(q, 2 * (int)q->fd_count + 16), moved[FDS_LIMIT];
-    int new_control = fcntl(control, F_DUPFD_CLOEXEC, floor);
+    int floor = range_without_targets(q, 2 * (int)q->fd_count + 16);
+    long moved[FDS_LIMIT];
+    long new_control = RAW3(fcntl, control, F_DUPFD_CLOEXEC, floor);
     if (new_control < 0)
-        refuse(control, errno, STAGE_stdio, -1);
+        refuse(control, -new_control, STAGE_stdio, -1);
     for (size_t i = 0; i < q->fd_count; i++) {
         moved[i] = q->fds[i].source;
         if (moved[i] < 0 || q->fds[i].target < 0)
             continue;
-        moved[i] = fcntl(moved[i], F_DUPFD_CLOEXEC, floor);
+        moved[i] = RAW3(fcntl, moved[i], F_DUPFD_CLOEXEC, floor);
         if (moved[i] < 0)
-            refuse(control, errno, STAGE_stdio, q->fds[i].target);
+            refuse(control, -moved[i], STAGE_stdio, q->fds[i].target);
     }
-    for (size_t i = 0; i < q->fd_count; i++)
-        if (moved[i] >= 0 && q->fds[i].target >= 0 && dup2(moved[i], q->fds[i].target) < 0)
-            refuse(new_control, errno, STAGE_stdio, q->fds[i].target);
-    close_the_rest(q, new_control);
-    return new_control;
+    for (size_t i = 0; i < q->fd_count; i++) {
+        long placed = moved[i] >= 0 && q->fds[i].target >= 0 ? RAW3(dup3, moved[i], q->fds[i].target, 0) : 0;
+        if (placed < 0)
+            refuse((int)new_control, -placed, STAGE_stdio, q->fds[i].target);
+    }
+    close_the_rest(q, (int)new_control);
+    return (int)new_control;
 }
 
 /* ---- steps and the checkpoint -------------------------------------------------------------------------------- */
@@ -101,12 +122,12 @@ static size_t run_steps(const struct request *q, size_t from, int control) {
     size_t i = from;
     for (; i < q->step_count && q->steps[i].kind != NULL; i++) {
         const struct step *step = &q->steps[i];
-        if (step->kind->run(step) == 0)
+        long result = step->kind->run(step);
+        if (result >= 0)
             continue;
-        int error = errno;
         if (!step->optional)
-            refuse(control, error, step->kind->stage, (int)i);
-        tell(control, CHILD_DEGRADED, error, step->kind->stage, (int)i);
+            refuse(control, -result, step->kind->stage, (int)i);
+        tell(control, CHILD_DEGRADED, -result, step->kind->stage, (int)i);
     }
     return i;
 }
@@ -121,12 +142,12 @@ static size_t checkpoint_index(const struct request *q) {
 /* One byte is the permission to go on; end of file says that the session was aborted, or that the monitor is dead. */
 static void park(int control) {
     char permission;
-    ssize_t got;
+    long got;
     do
-        got = recv(control, &permission, 1, 0);
-    while (got < 0 && errno == EINTR);
+        got = RAW5(recvfrom, control, &permission, 1, 0, NULL);
+    while (got == -EINTR);
     if (got != 1)
-        _exit(127);
+        leave();
 }
 
 /* ---- execve -------------------------------------------------------------------------------------------------- */
@@ -140,10 +161,10 @@ static const char *path_of(char *const *envp) {
 
 /* execvp(3)'s search, in the workload's own PATH and root, but without its fall-back to sh(1) and without allocating:
  * what cannot be entered is skipped, a file that may not be executed is remembered in case nothing better comes. */
-static int search_and_execute(char *const *argv, char *const *envp) {
+static long search_and_execute(char *const *argv, char *const *envp) {
     const char *name = argv[0], *path = path_of(envp);
     size_t name_length = strlen(name);
-    int error = ENOENT;
+    long error = ENOENT;
     for (;;) {
         size_t length = strcspn(path, ":");
         char full[4096];
@@ -151,11 +172,11 @@ static int search_and_execute(char *const *argv, char *const *envp) {
             memcpy(full, path, length);
             full[length] = '/';
             memcpy(full + length + (length > 0), name, name_length + 1); /* an empty entry is the cwd */
-            (void)execve(full, argv, envp);
-            if (errno == EACCES)
+            long why = -RAW3(execve, full, argv, envp);
+            if (why == EACCES)
                 error = EACCES;
-            else if (errno != ENOENT && errno != ENOTDIR && errno != ELOOP && errno != ENAMETOOLONG)
-                return errno;
+            else if (why != ENOENT && why != ENOTDIR && why != ELOOP && why != ENAMETOOLONG)
+                return why;
         }
         if (path[length] == '\0')
             return error;
@@ -165,25 +186,21 @@ static int search_and_execute(char *const *argv, char *const *envp) {
 
 static _Noreturn void execute(const struct request *q, int control) {
     char *const *envp = q->envp != NULL ? q->envp : environ;
-    int error;
-    if (q->argv[0][0] == '\0') {
-        error = ENOENT;
-    } else if (strchr(q->argv[0], '/') != NULL) {
-        (void)execve(q->argv[0], q->argv, envp);
-        error = errno;
-    } else {
+    long error = ENOENT;
+    if (strchr(q->argv[0], '/') != NULL)
+        error = -RAW3(execve, q->argv[0], q->argv, envp);
+    else if (q->argv[0][0] != '\0')
         error = search_and_execute(q->argv, envp);
-    }
     refuse(control, error, STAGE_execve, -1);
 }
 
-_Noreturn void child_main(const struct request *q, int control) {
-    sigset_t none;
-    sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+static _Noreturn void child_main(const struct request *q, int control) {
+    uint64_t none = 0;
+    (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     /* Its own process group in any case: `kill 0` in a script reaches that workload only. */
-    if (q->new_session ? setsid() < 0 : setpgid(0, 0) < 0)
-        refuse(control, errno, STAGE_new_session, -1);
+    long result = q->new_session ? RAW0(setsid) : RAW2(setpgid, 0, 0);
+    if (result < 0)
+        refuse(control, -result, STAGE_new_session, -1);
     control = place_fds(q, control); /* from here on the monitor's end of the pair is the monitor's alone */
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
@@ -195,4 +212,45 @@ _Noreturn void child_main(const struct request *q, int control) {
     (void)run_steps(q, early ? checkpoint + 1 : 0, control);
     die_with_monitor(control);
     execute(q, control);
+}
+
+/* ---- clone --------------------------------------------------------------------------------------------------- */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SHARES_MEMORY 0 /* it watches the stack that it knows */
+#else
+#define SHARES_MEMORY RAW_SYSCALLS
+#endif
+
+struct start {
+    const struct request *request;
+    int control;
+};
+
+static int run_child(void *argument) {
+    const struct start *start = argument;
+    child_main(start->request, start->control);
+}
+
+/* clone3(2) for what the older call cannot say; the child gets a copy of our memory, as with fork(2). */
+static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd) {
+    struct {
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
+    } args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = SIGCHLD};
+    long pid = RAW2(clone3, &args, sizeof args);
+    if (pid == 0)
+        (void)run_child((void *)(uintptr_t)start);
+    return (pid_t)pid;
+}
+
+pid_t child_start(const struct request *request, int control, int *pidfd) {
+    static _Alignas(16) char stack[32768];
+    static struct start start; /* outlives this call, for the child that shares it */
+    start = (struct start){request, control};
+    uint64_t flags = request->namespaces | CLONE_PIDFD;
+    /* CLONE_NEWTIME lies in clone(2)'s byte for the exit signal, and takes effect only for a child with memory of its own. */
+    if (!SHARES_MEMORY || (flags & CLONE_NEWTIME))
+        return clone_copied(&start, flags, pidfd);
+    pid_t pid = clone(run_child, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), &start, pidfd);
+    return pid < 0 ? -errno : pid;
 }

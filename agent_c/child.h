@@ -15,7 +15,8 @@ struct child_message {
     int32_t index; /* of the step, or -1 */
 };
 
-/* Runs in the new process, with `control` its end of the pair; never returns. */
-_Noreturn void child_main(const struct request *request, int control);
+/* Clones it: it runs `request`, with `control` its end of the pair, while this goes on. `request` must stay as it is until
+ * the far end of the pair is closed. Returns its pid and its pidfd, or a negated errno. */
+pid_t child_start(const struct request *request, int control, int *pidfd);
 
 #endif

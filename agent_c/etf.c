@@ -327,11 +327,6 @@ void etf_put_tuple(struct etf_writer *w, uint8_t arity) {
     put8(w, arity);
 }
 
-void etf_put_map(struct etf_writer *w, uint32_t pairs) {
-    put8(w, TAG_MAP);
-    put32(w, pairs);
-}
-
 void etf_put_atom(struct etf_writer *w, const char *name) {
     size_t length = strlen(name);
     put8(w, TAG_SMALL_ATOM_UTF8);

@@ -42,7 +42,6 @@ struct etf_writer {
 
 void etf_put_version(struct etf_writer *w);
 void etf_put_tuple(struct etf_writer *w, uint8_t arity);
-void etf_put_map(struct etf_writer *w, uint32_t pairs);
 void etf_put_atom(struct etf_writer *w, const char *name);
 void etf_put_integer(struct etf_writer *w, int64_t value);
 void etf_put_binary(struct etf_writer *w, const char *text);

@@ -71,15 +71,18 @@ static bool make_room(struct inbox *in) {
         in->start = 0;
         in->end = pending;
     }
-    size_t want = 16384;
+    size_t want = INBOX_SIZE;
     if (pending >= 4 && big_endian(in->data) + (size_t)4 > want)
         want = big_endian(in->data) + (size_t)4;
     if (want <= in->size)
         return true;
-    uint8_t *larger = realloc(in->data, want);
+    uint8_t *larger = realloc(in->data_owned ? in->data : NULL, want);
     if (larger == NULL)
         return false;
+    if (!in->data_owned && pending > 0)
+        memcpy(larger, in->data, pending);
     in->data = larger;
+    in->data_owned = true;
     in->size = want;
     return true;
 }
@@ -126,8 +129,10 @@ bool inbox_next(struct inbox *in, struct etf_slice *payload) {
 }
 
 void inbox_free(struct inbox *in) {
-    free(in->data);
+    if (in->data_owned)
+        free(in->data);
     in->data = NULL;
+    in->data_owned = false;
     in->size = in->start = in->end = 0;
     for (size_t i = 0; i < in->fd_count; i++)
         close_fd(&in->fds[i]);

@@ -10,27 +10,28 @@
 enum {
     FRAME_LIMIT = 16 << 20, /* a request with the largest argv and env that execve(2) takes is well below */
     FDS_LIMIT = 253,        /* SCM_MAX_FD */
-    OUTBOX_SIZE = 4096,     /* a session's events are a dozen, of some fifty bytes */
+    OUTBOX_SIZE = 1024,     /* a session's events are a dozen, of some fifty bytes */
+    INBOX_SIZE = 4096,      /* to begin with: most requests fit */
 };
 
 struct inbox {
     int fd;
     bool is_socket;
     bool eof;    /* the far side is gone, or what it sent is no frame */
-    uint8_t *data;
-    size_t size, start, end;
+    uint8_t *data; /* owned, unless it is the buffer that the inbox was given to begin with */
+    bool data_owned;
+    size_t size, start, end, fd_count;
     int fds[FDS_LIMIT];
-    size_t fd_count;
 };
 
 struct outbox {
     int fd;
     bool is_socket;
     bool broken; /* nobody reads any more: what is put here is dropped */
-    uint8_t data[OUTBOX_SIZE];
     size_t sent, used;
-    int passenger;         /* an fd to travel with the byte at `passenger_at`, or -1; owned */
+    int passenger; /* an fd to travel with the byte at `passenger_at`, or -1; owned */
     size_t passenger_at;
+    uint8_t data[OUTBOX_SIZE];
 };
 
 /* Reads all that is there. */

@@ -9,8 +9,8 @@
  * subtree.h, and the monitor exits when wait4(2) says that there are no children left. */
 #include "monitor.h"
 
-#include <linux/sched.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,7 @@ enum phase { AWAITING, REQUESTED, SETTING_UP, PARKED, EXECUTING, RUNNING, ENDED 
 enum wish { WISH_NOTHING, WISH_PROCEED, WISH_ABORT }; /* said before the checkpoint; the first one counts */
 
 enum {
-    HOLD_US = 3000,       /* with auto_proceed, spawned, ready and running travel together if they are that close */
+    HOLD_US = 3000,       /* with auto_proceed, the first events travel together if they are that close */
     ROUND_MS = 1,         /* pause between killing rounds, at first … */
     ROUND_LIMIT_MS = 64,  /* … and when something cannot die (uninterruptible sleep) */
 };
@@ -47,6 +47,7 @@ struct monitor {
     bool refused, aborting, gone, childless;
     struct child_message refusal;
     bool linger;
+    bool quiet;
     int64_t orphan_grace_us, running_since, hold_until;
     bool killing;
     int64_t kill_at;      /* when the grace is over; 0: none is running */
@@ -85,18 +86,12 @@ static int64_t microseconds(struct timeval t) { return (int64_t)t.tv_sec * 10000
 
 static void emit_usage(struct monitor *m, int status, const struct rusage *usage) {
     struct etf_writer w = frame_begin(&m->out);
-    etf_put_tuple(&w, 2);
+    etf_put_tuple(&w, 6);
     etf_put_atom(&w, "usage");
-    etf_put_map(&w, 5);
-    etf_put_atom(&w, "user_time");
     etf_put_integer(&w, microseconds(usage->ru_utime));
-    etf_put_atom(&w, "system_time");
     etf_put_integer(&w, microseconds(usage->ru_stime));
-    etf_put_atom(&w, "wall_time");
     etf_put_integer(&w, m->running_since > 0 ? now_us() - m->running_since : 0);
-    etf_put_atom(&w, "max_rss");
     etf_put_integer(&w, (int64_t)usage->ru_maxrss * 1024);
-    etf_put_atom(&w, "core_dumped");
     etf_put_atom(&w, WIFSIGNALED(status) && WCOREDUMP(status) ? "true" : "false");
     frame_end(&m->out, &w, -1);
 }
@@ -168,15 +163,16 @@ static void child_parked(struct monitor *m) {
 static void workload_runs(struct monitor *m) {
     m->phase = RUNNING;
     m->running_since = now_us();
-    m->hold_until = 0;
+    m->hold_until = m->quiet ? m->hold_until : 0;
     emit_status(m, "running", NULL, -1);
     for (size_t i = 0; i < m->kept_count; i++)
         (void)kill(m->leader, m->kept_signals[i]);
     m->kept_count = 0;
 }
 
-/* All that the child had to say. End of file means executed or dead: see subtree_has_executed. */
-static void hear_child(struct monitor *m) {
+/* All that the child had to say. End of file means executed or dead. A child that is `known_to_have_executed` has exited by
+ * itself without a word, which only a program does; of others /proc knows. */
+static void hear_child(struct monitor *m, bool known_to_have_executed) {
     while (m->control >= 0) {
         struct child_message news;
         ssize_t got = recv(m->control, &news, sizeof news, MSG_DONTWAIT);
@@ -186,7 +182,8 @@ static void hear_child(struct monitor *m) {
             return;
         if (got != (ssize_t)sizeof news) {
             close_fd(&m->control);
-            if (!m->refused && !m->aborting && subtree_has_executed(m->leader))
+            request_free(&m->request); /* the child has executed, or is dead */
+            if (!m->refused && !m->aborting && (known_to_have_executed || subtree_has_executed(m->leader)))
                 workload_runs(m);
             return;
         }
@@ -237,7 +234,7 @@ static void reap(struct monitor *m) {
         if (info.si_pid == 0)
             return;
         if (info.si_pid == m->leader)
-            hear_child(m);
+            hear_child(m, info.si_code == CLD_EXITED);
         int status;
         struct rusage usage;
         if (wait4(info.si_pid, &status, __WALL, &usage) == m->leader)
@@ -246,18 +243,6 @@ static void reap(struct monitor *m) {
 }
 
 /* ---- the request --------------------------------------------------------------------------------------------- */
-
-static pid_t clone_child(const struct request *q, int child_end, int *pidfd) {
-    struct clone_args args = {
-        .flags = q->namespaces | CLONE_PIDFD,
-        .pidfd = (uint64_t)(uintptr_t)pidfd,
-        .exit_signal = SIGCHLD,
-    };
-    pid_t pid = (pid_t)syscall(SYS_clone3, &args, sizeof args);
-    if (pid == 0)
-        child_main(q, child_end);
-    return pid;
-}
 
 /* The caller's directory must be ours when the child is cloned: then a new mount namespace translates it for the child. We
  * do not stay there, lest we keep a file system busy. */
@@ -284,16 +269,17 @@ static void start_child(struct monitor *m) {
     q->auto_proceed &= m->wish != WISH_ABORT;
     if (q->auto_proceed)
         grant(m);
-    m->leader = clone_child(q, child_end, &pidfd);
-    int error = errno;
+    pid_t pid = child_start(q, child_end, &pidfd);
     (void)!chdir("/");
-    if (m->leader < 0) {
-        m->leader = 0;
-        fail(m, error, STAGE_clone);
+    if (pid < 0) {
+        fail(m, -pid, STAGE_clone);
         return;
     }
+    m->leader = pid;
+    request_close_fds(q);
     m->phase = q->auto_proceed ? EXECUTING : SETTING_UP;
     m->hold_until = q->auto_proceed ? now_us() + HOLD_US : 0;
+    m->quiet = q->quiet;
     m->child_pid = q->namespaces & CLONE_NEWPID ? 1 : m->leader;
     int64_t host_pid = m->leader;
     if (m->port)
@@ -411,7 +397,6 @@ static void hear_python(struct monitor *m) {
     } else {
         start_child(m);
     }
-    request_free(&m->request); /* the child has its own copy */
 }
 
 /* ---- the one poll -------------------------------------------------------------------------------------------- */
@@ -445,13 +430,14 @@ static int poll_timeout(struct monitor *m) {
 }
 
 static void drain_signals(int signals) {
-    struct signalfd_siginfo info[8];
-    while (read(signals, info, sizeof info) > 0)
-        continue;
+    struct signalfd_siginfo info;
+    (void)!read(signals, &info, sizeof info); /* SIGCHLD is one, however many have died */
 }
 
 int monitor_run(int in, int out, int signals, bool port) {
-    struct monitor m = {.in = {.fd = in, .is_socket = !port}, .out = {.fd = out, .is_socket = !port, .passenger = -1}};
+    static uint8_t buffer[INBOX_SIZE];
+    struct monitor m = {.in = {.fd = in, .is_socket = !port, .data = buffer, .size = sizeof buffer},
+                        .out = {.fd = out, .is_socket = !port, .passenger = -1}};
     m.signals = signals;
     m.port = port;
     m.control = -1;
@@ -464,11 +450,12 @@ int monitor_run(int in, int out, int signals, bool port) {
             outbox_flush(&m.out);
         if (m.phase == ENDED && m.childless && outbox_empty(&m.out))
             return 0;
-        bool only_its_end = m.phase == EXECUTING && m.hold_until > 0; /* with auto_proceed nobody waits for `parked` */
+        /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
+        bool holding = m.phase == EXECUTING && m.hold_until > 0;
         struct pollfd fds[] = {
             {m.in.eof ? -1 : m.in.fd, POLLIN, 0},
             {m.signals, POLLIN, 0},
-            {m.control, only_its_end ? 0 : POLLIN, 0},
+            {holding && m.quiet ? -1 : m.control, holding ? 0 : POLLIN, 0},
             {outbox_empty(&m.out) || m.hold_until > 0 ? -1 : m.out.fd, POLLOUT, 0},
         };
         if (poll(fds, COUNT_OF(fds), poll_timeout(&m)) < 0)
@@ -476,7 +463,7 @@ int monitor_run(int in, int out, int signals, bool port) {
         if (fds[0].revents)
             hear_python(&m);
         if (fds[2].revents)
-            hear_child(&m);
+            hear_child(&m, false);
         if (fds[1].revents) {
             drain_signals(m.signals);
             if (!m.killing)

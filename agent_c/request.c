@@ -174,6 +174,8 @@ static void key_orphan(struct request *q, struct etf_reader *r) {
 
 static void key_auto_proceed(struct request *q, struct etf_reader *r) { q->auto_proceed = take_bool(r); }
 
+static void key_quiet(struct request *q, struct etf_reader *r) { q->quiet = take_bool(r); }
+
 static void key_new_session(struct request *q, struct etf_reader *r) { q->new_session = take_bool(r); }
 
 /* A port says cwd, stdio and no_new_privs in words of its own (they are steps and fds in a session). */
@@ -245,6 +247,7 @@ struct key {
 static const struct key session_keys[] = {
     {"argv", key_argv},     {"env", key_env},       {"namespaces", key_namespaces},     {"fds", key_fds},
     {"steps", key_steps},   {"orphan", key_orphan}, {"auto_proceed", key_auto_proceed}, {"new_session", key_new_session},
+    {"quiet", key_quiet},
 };
 
 static const struct key port_keys[] = {
@@ -310,9 +313,14 @@ bool request_parse(struct request *q, struct etf_slice payload, struct inbox *in
     return etf_done(&r) && q->argv != NULL && q->argv[0] != NULL && take_fds(q, in, port);
 }
 
+void request_close_fds(struct request *q) {
+    for (size_t i = 0; i < q->fd_count; i++) {
+        int source = q->fds[i].source; /* the child, if it shares our memory, still reads the number */
+        close_fd(&source);
+    }
+}
+
 void request_free(struct request *q) {
-    for (size_t i = 0; i < q->fd_count; i++)
-        close_fd(&q->fds[i].source);
     for (size_t i = 0; i < q->step_count; i++)
         free((void *)(uintptr_t)q->steps[i].list);
     free(q->steps);

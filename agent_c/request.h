@@ -22,6 +22,7 @@ struct request {
     struct planned_fd fds[FDS_LIMIT];
     size_t fd_count;
     bool auto_proceed, new_session;
+    bool quiet;                /* nobody waits for `running`: it may be held back like the events before it */
     bool stderr_to_stdout; /* a port's `stderr => stdout` */
     bool linger;               /* orphan policy: leave it running, or … */
     int64_t orphan_grace_us;   /* … SIGTERM, wait, SIGKILL */
@@ -34,6 +35,7 @@ struct request {
  * port unknown map keys are skipped; in a session they are refused, because what is asked for is done or refused. */
 bool request_parse(struct request *request, struct etf_slice payload, struct inbox *in, bool port);
 
+void request_close_fds(struct request *request);
 void request_free(struct request *request);
 
 #endif

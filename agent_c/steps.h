@@ -13,7 +13,7 @@ struct step_kind {
     const char *name;
     const char *arguments; /* one letter each: i integer, t text, l list of integers */
     enum stage stage;      /* where a refusal is reported */
-    int (*run)(const struct step *step); /* 0, or -1 with errno */
+    long (*run)(const struct step *step); /* 0, or a negated errno: raw.h */
 };
 
 struct step {

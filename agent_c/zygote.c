@@ -8,12 +8,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 
 #include "frame.h"
 #include "monitor.h"
+#include "raw.h"
 #include "subtree.h"
 
 struct entry {
@@ -25,7 +27,8 @@ struct entry {
 struct zygote {
     int control, signals;
     struct entry *entries;
-    size_t count, size;
+    size_t count, size; /* as many as fit into `first` need no allocation, whose pages each fork would have to copy */
+    struct entry first[32];
     size_t lost; /* entries whose monitor died by force */
     struct kill_round round;
 };
@@ -52,10 +55,13 @@ static void forget(struct zygote *z, size_t i) {
 static bool reserve(struct zygote *z) {
     if (z->count < z->size)
         return true;
-    size_t size = z->size * 2 + 16;
-    struct entry *larger = realloc(z->entries, size * sizeof *larger);
+    size_t size = z->size * 2;
+    bool owned = z->entries != z->first;
+    struct entry *larger = realloc(owned ? z->entries : NULL, size * sizeof *larger);
     if (larger == NULL)
         return false;
+    if (!owned)
+        memcpy(larger, z->first, sizeof z->first);
     z->entries = larger;
     z->size = size;
     return true;
@@ -63,12 +69,10 @@ static bool reserve(struct zygote *z) {
 
 static void start_monitor(struct zygote *z, int session) {
     OWN_FD int owned = session;
-    pid_t pid = -1;
-    errno = ENOMEM;
-    if (reserve(z))
-        pid = fork();
+    /* The bare call: libc's fork(3) would prepare for threads that are not there, and dirty pages that we share. */
+    pid_t pid = reserve(z) ? (pid_t)RAW5(clone, SIGCHLD, 0, 0, 0, 0) : -ENOMEM;
     if (pid < 0) {
-        send_frame(session, "error", errno, stage_names[STAGE_fork]);
+        send_frame(session, "error", -pid, stage_names[STAGE_fork]);
         return;
     }
     if (pid == 0) {
@@ -145,9 +149,12 @@ static void clear_lost(struct zygote *z) {
 }
 
 int zygote_run(int control, int signals) {
-    struct zygote z = {.control = control, .signals = signals};
+    static struct zygote z;
+    z = (struct zygote){.control = control, .signals = signals, .size = COUNT_OF(z.first)};
+    z.entries = z.first;
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     (void)prctl(PR_SET_NAME, "linx-zygote", 0, 0, 0);
+    (void)now_us(); /* libc looks for the vDSO's clock the first time: once for all monitors, not in each */
     while (z.control >= 0 || z.count > 0) {
         if (z.lost > 0)
             clear_lost(&z);
@@ -155,9 +162,8 @@ int zygote_run(int control, int signals) {
         if (poll(fds, COUNT_OF(fds), z.lost > 0 ? 1 : -1) < 0)
             continue;
         if (fds[1].revents) {
-            struct signalfd_siginfo info[8];
-            while (read(z.signals, info, sizeof info) > 0)
-                continue;
+            struct signalfd_siginfo info;
+            (void)!read(z.signals, &info, sizeof info); /* SIGCHLD is one, however many have died */
             if (z.lost == 0) /* else clear_lost decides when the dead may go */
                 reap(&z);
         }

@@ -107,7 +107,8 @@ class Zygote:
         """Has a monitor started for `session`. Raises `BlockingIOError` when too many wait, `BrokenPipeError` when
         it is dead.
         """
-        socket.send_fds(self.control, [b"s"], [session.fileno()])
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, session.fileno().to_bytes(4, sys.byteorder))
+        self.control.sendmsg([b"s"], [rights])
 
     def is_dead(self) -> bool:
         """Whether the process is gone; reaps it."""

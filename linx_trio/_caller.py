@@ -8,6 +8,7 @@ along with each request.
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass
 
@@ -18,10 +19,7 @@ _STATUS_FIELDS = tuple(
     b"\n" + name + b":\t"
     for name in b"Umask Uid Gid Groups CapInh CapPrm CapEff CapBnd CapAmb NoNewPrivs Seccomp Cpus_allowed".split()
 )
-_NAMESPACE_LINKS = tuple(
-    f"/proc/thread-self/ns/{name}"
-    for name in ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
-)
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
 
 Limits = tuple[tuple[int, int], ...]
 """(soft, hard) by the kernel's numbers for the resources; -1 is ``RLIM_INFINITY``."""
@@ -50,11 +48,11 @@ class Caller:
         root = os.stat("/")
         identity = (
             tuple(privileges),
-            tuple(_link(name) for name in _NAMESPACE_LINKS),
+            tuple(map(os.readlink, _namespace_links())),
             (root.st_dev, root.st_ino),
             os.getsid(0),
         )
-        limits = tuple(resource.getrlimit(number) for number in range(16))
+        limits = tuple(map(resource.getrlimit, range(16)))
         return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
 
 
@@ -74,8 +72,8 @@ def _status() -> list[bytes]:
     return values
 
 
-def _link(name: str) -> str | None:
-    try:
-        return os.readlink(name)
-    except OSError:  # a kernel without this kind
-        return None
+@functools.cache
+def _namespace_links() -> tuple[str, ...]:
+    """Those of the kinds that this kernel has."""
+    links = (f"/proc/thread-self/ns/{name}" for name in _NAMESPACES)
+    return tuple(link for link in links if os.path.lexists(link))

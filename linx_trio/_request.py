@@ -46,19 +46,22 @@ class Request:
         return setup_error(refusal.errno, refusal.stage, thing, hint)
 
 
-def build(workload: Workload, caller: Caller, baseline: Caller, fds: Sequence[int | str]) -> Request:
+def build(
+    workload: Workload, caller: Caller, baseline: Caller, fds: Sequence[int | str], *, quiet: bool = False
+) -> Request:
     """The request for `workload`, to an agent that started out as `baseline`."""
     steps, origins = _steps(workload, caller, baseline)
     policy = workload.orphan_policy
     message = m.Spawn(
-        argv=[os.fsencode(argument) for argument in workload.arguments],
+        argv=tuple(map(os.fsencode, workload.arguments)),
         env=_environment(cast("Mapping[str, str] | None", workload.env)),
-        namespaces=sorted(workload.namespace_names),
-        fds=fds,
-        steps=steps,
+        namespaces=tuple(sorted(workload.namespace_names)),
+        fds=tuple(fds),
+        steps=tuple(steps),
         orphan_grace_ms=None if policy is LINGER else milliseconds(policy.grace),
         auto_proceed=workload.auto_proceed,
         new_session=workload.new_session,
+        quiet=quiet,
     )
     return Request(message, origins, workload)
 
@@ -110,7 +113,7 @@ def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m
     if groups is None and workload.uid not in (None, os.geteuid()):
         groups = ()  # somebody else: the caller's groups are none of theirs
     if groups is not None:
-        add("groups", groups, ("setgroups", list(groups)))
+        add("groups", groups, ("setgroups", tuple(groups)))
     if workload.gid is not None:
         add("gid", workload.gid, ("setgid", workload.gid))
     if workload.uid is not None:

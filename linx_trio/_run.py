@@ -17,7 +17,7 @@ from linx_trio._events import Outcome, Usage
 from linx_trio._options import DEVNULL, INHERIT, PIPE, Argument, Options, RunOptions, StdioSpec
 from linx_trio._session import Session, SessionManager
 from linx_trio._workload import Workload, as_workload
-from linx_trio.errors import CalledProcessError, LinxError
+from linx_trio.errors import CalledProcessError
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -123,7 +123,7 @@ async def run(
         raise ValueError(f"max_output must be a number of bytes or None, not {max_output!r}")
     out = _Collector(max_output) if capture_stdout else None
     err = _Collector(max_output) if capture_stderr else None
-    async with SessionManager(workload, wait_ready=True) as session:
+    async with SessionManager(workload, wait_ready=True, quiet=not pipes_allowed) as session:
         task_status.started(session)
         await _attend(session, feed, out, err, deliver_cancel)
     completed = Completed(
@@ -217,19 +217,17 @@ async def _attend(
     deliver_cancel: Callable[[Session], Awaitable[object]] | None,
 ) -> None:
     """Waits for the workload's end while its pipes are kept moving, also while it is being asked to end."""
+    if feed is None and out is None and err is None:
+        await _wait(session, deliver_cancel)
+        return
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         pumps = trio.CancelScope(shield=True)
-        if out is not None or err is not None or feed is not None:
-            nursery.start_soon(_pump, pumps, session, feed, out, err)
+        nursery.start_soon(_pump, pumps, session, feed, out, err)
         try:
-            await session.wait()
-        except LinxError as exc:
-            failure = exc
-        except trio.Cancelled:
-            failure = await _cancel(session, deliver_cancel)
-            if failure is None:
-                raise
+            await _wait(session, deliver_cancel)
+        except Exception as exc:
+            failure = exc  # raised below, where no nursery wraps it
         finally:
             pumps.cancel()
     if failure is not None:
@@ -239,13 +237,15 @@ async def _attend(
             collector.finish(stream)
 
 
-async def _cancel(session: Session, deliver_cancel: Callable[[Session], Awaitable[object]] | None) -> Exception | None:
-    with trio.CancelScope(shield=True):
-        try:
+async def _wait(session: Session, deliver_cancel: Callable[[Session], Awaitable[object]] | None) -> None:
+    if session.outcome is not None:
+        return  # a short one, over before we looked: another turn of the loop would be for nothing
+    try:
+        await session.wait()
+    except trio.Cancelled:
+        with trio.CancelScope(shield=True):
             await (deliver_cancel or _terminate)(session)
-        except Exception as exc:
-            return exc
-    return None
+        raise
 
 
 async def _terminate(session: Session) -> None:

@@ -73,8 +73,9 @@ class _NeverRead(Exception):
 class Session:
     """One workload and all that descends from it. Made by `linx_trio.spawn`; do not call."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, *, quiet: bool = False) -> None:
         self._workload = workload
+        self._quiet = quiet and workload.owner is None
         self._protocol = SessionProtocol()
         self._channel: Channel | None = None
         self._request: _request.Request | None = None
@@ -336,7 +337,7 @@ class Session:
     async def _start(self, fds: list[int], targets: list[int | str]) -> None:
         caller = Caller.now()
         zygote = await _agent.acquire(caller)
-        self._request = _request.build(self._workload, caller, zygote.baseline, targets)
+        self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
         self._channel = channel = Channel()
         frame = self._request.message.frame()
         await _congested(lambda: channel.send(frame, fds))
@@ -385,7 +386,7 @@ class Session:
 
     async def _hear_out(self, channel: Channel) -> None:
         """After nonsense: have all killed, believe nothing more, and wait for the stream's end."""
-        self._send(m.shutdown(0))
+        self._send(m.SHUTDOWN)
         if self._pidfd >= 0:
             with suppress(OSError):
                 _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
@@ -440,24 +441,19 @@ class Session:
                 self._ran = True
                 self._tell(Running())
                 self._released.set()
-            case m.UsageReport():
-                self._core_dumped = message.core_dumped
-                self._usage = Usage(
-                    message.user_time / 1e6,
-                    message.system_time / 1e6,
-                    message.wall_time / 1e6,
-                    message.max_rss,
-                )
+            case m.UsageReport(user, system, wall, max_rss, core_dumped):
+                self._core_dumped = core_dumped
+                self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss)
             case m.Exit(code):
                 self._end(Exited(code))
             case m.Kill(signum):
                 self._end(Signaled(signum, self._core_dumped))
             case m.Abortion():
                 self._end(Aborted())
-            case m.Refusal():
+            case m.Refusal(number, stage):
                 request = cast("_request.Request", self._request)
                 self._failure = lambda: request.error_of(message)
-                self._finish(Failed(message.errno, message.stage))
+                self._finish(Failed(number, stage))
             case m.Degraded(_, _, index):
                 option = cast("_request.Request", self._request).option_of(index)
                 if option not in self._degraded:
@@ -480,7 +476,8 @@ class Session:
         self._events.append(event)
         if self._owner is not None:
             self._owner.put(event)
-        self._news.unpark_all()
+        if self._news:
+            self._news.unpark_all()
 
     # ---- closing --------------------------------------------------------------------------------------------------
 
@@ -489,12 +486,11 @@ class Session:
 
         Raises `AgentError` if something could not be killed even so (a process in uninterruptible sleep).
         """
-        clean = True
-        with trio.CancelScope(shield=True):
-            if self._reading and not self._gone.is_set():
-                clean = await self._end_all()
-            for stream in self._streams.values():
-                await stream.aclose()
+        clean = not self._reading or self._gone.is_set() or await self._end_all()
+        if self._streams:
+            with trio.CancelScope(shield=True):
+                for stream in self._streams.values():
+                    await stream.aclose()
         if self._channel is not None:
             self._channel.close()
         if self._pidfd >= 0:
@@ -510,7 +506,7 @@ class Session:
     async def _end_all(self) -> bool:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
         grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
-        self._send(m.shutdown(_request.milliseconds(grace)))
+        self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
         if await _wait_really(self._gone, grace + CLOSE_SECONDS):
             return True
         _log.warning("the agent of %r does not end it: killing by pidfd", self)
@@ -556,10 +552,10 @@ class _Events:
 
 
 async def _wait_really(event: trio.Event, seconds: float) -> bool:
-    """Waits for `event` up to so many seconds of real time: a test's clock may jump, processes do not."""
+    """Waits, shielded, for `event` up to so many seconds of real time: a test's clock may jump, processes do not."""
     deadline = time.monotonic() + seconds
     while not event.is_set() and (left := deadline - time.monotonic()) > 0:
-        with trio.move_on_after(left):
+        with trio.CancelScope(deadline=trio.current_time() + left, shield=True):
             await event.wait()
     return event.is_set()
 
@@ -588,17 +584,18 @@ def _open_cwd() -> int:
 
 
 class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
-    """What `spawn` returns: ``async with`` it, once."""
+    """What `spawn` returns: ``async with`` it, once. `quiet`: nobody looks at the session before its end."""
 
-    def __init__(self, workload: Workload, *, wait_ready: bool) -> None:
+    def __init__(self, workload: Workload, *, wait_ready: bool, quiet: bool = False) -> None:
         self._workload = workload
         self._wait_ready = wait_ready
+        self._quiet = quiet
         self._session: Session | None = None
 
     async def __aenter__(self) -> Session:
         if self._session is not None:
             raise RuntimeError("a session can be entered once; call spawn() again")
-        self._session = session = Session(self._workload)
+        self._session = session = Session(self._workload, quiet=self._quiet)
         try:
             await session.open(wait_ready=self._wait_ready)
         except BaseException as exc:

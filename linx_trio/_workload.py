@@ -28,9 +28,6 @@ from linx_trio._options import (
     StdioSpec,
 )
 
-_DEFAULTS: Mapping[str, Any] = {"namespaces": frozenset(), "optional": frozenset()}
-"""Fields whose validated default is not equal to the written one."""
-
 
 @dataclass(frozen=True)
 class Workload:
@@ -68,7 +65,7 @@ class Workload:
 
     argv: Sequence[Argument]
     _: KW_ONLY
-    namespaces: Iterable[str | Namespace] = ()
+    namespaces: Iterable[str | Namespace] = frozenset()
     env: Mapping[str, str] | Mapping[bytes, bytes] | None = None
     cwd: Argument | None = None
     stdin: StdioSpec = INHERIT
@@ -89,11 +86,13 @@ class Workload:
     new_session: bool = True
     pass_fds: Iterable[int | HasFileno] = ()
     no_new_privs: bool = False
-    optional: Iterable[str] = ()
+    optional: Iterable[str] = frozenset()
 
     def __post_init__(self) -> None:
         for field, check in CHECKS.items():
-            object.__setattr__(self, field, check(getattr(self, field), field))
+            value = getattr(self, field)
+            if value is not _CHECKED.get(field, _CHECKED):  # most options are at their defaults
+                object.__setattr__(self, field, check(value, field))
         self._expand_stdio()
         if self.hostname is not None and "uts" not in self.namespaces:
             raise ValueError(
@@ -140,7 +139,7 @@ class Workload:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             default = field.default_factory() if callable(field.default_factory) else field.default
-            if field.name != "argv" and value == _DEFAULTS.get(field.name, default):
+            if value == default:
                 continue
             plain[field.name] = _to_plain(field.name, value)
         return plain
@@ -151,6 +150,10 @@ class Workload:
         if not isinstance(plain, Mapping) or "argv" not in plain:
             raise ValueError(f"a workload needs 'argv': {plain!r}")
         return cls(**{name: _from_plain(name, value) for name, value in plain.items()})
+
+
+_CHECKED = {field.name: field.default for field in dataclasses.fields(Workload) if field.name != "argv"}
+"""Defaults are as they are kept."""
 
 
 def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:

@@ -1,7 +1,7 @@
 """What linx-trio does, on this machine, now: run it with `make demo`.
 
-Three workloads in fresh namespaces stand side by side at the checkpoint, are looked at from outside, and released. A fourth
-one leaves daemons behind on purpose. At the end a search through all processes shows that nothing is left.
+Three workloads in fresh namespaces stand side by side at the checkpoint, are looked at from outside, and released.
+A fourth one leaves daemons behind on purpose. At the end a search through all processes shows that nothing is left.
 """
 
 import os
@@ -37,6 +37,11 @@ def namespace(pid: int, kind: str) -> str:
     return os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
+def interfaces(pid: int) -> list[str]:
+    devices = Path(f"/proc/{pid}/net/dev").read_text().splitlines()
+    return [line.split(":")[0].strip() for line in devices if ":" in line]
+
+
 async def box(name: str, parked: trio.Event, release: trio.Event) -> None:
     script = """
         interfaces=$(grep -o '[a-z0-9]*:' /proc/net/dev)
@@ -46,10 +51,10 @@ async def box(name: str, parked: trio.Event, release: trio.Event) -> None:
     async with linx.spawn(
         ["/bin/sh", "-c", script], namespaces=FRESH, hostname=hostname, stdout=linx.PIPE, env=ENV
     ) as s:
-        devices = Path(f"/proc/{s.host_pid}/net/dev").read_text().splitlines()
-        interfaces = [line.split(":")[0].strip() for line in devices if ":" in line]
         print(f"  {name}: {s.state}, pid {s.host_pid} here and {s.child_pid} inside, in {namespace(s.host_pid, 'net')}")
-        print(f"  {name}: seen from outside it has the interfaces {interfaces}; its program has not run yet")
+        print(
+            f"  {name}: seen from outside it has the interfaces {interfaces(s.host_pid)}; its program has not run yet"
+        )
         parked.set()
         await release.wait()
         await s.proceed()
@@ -80,7 +85,7 @@ async def daemons() -> None:
     async with linx.spawn(["/bin/sh", "-c", script], env=ENV, stdio=linx.DEVNULL) as s:
         await s.proceed()
         print(f"  it ended with {await s.wait()}", end="")
-        while len(marked()) < 3:  # until the last one has been started
+        while len(marked()) < 3:  # noqa: ASYNC110  # until the last one has been started: nothing tells
             await trio.sleep(0.01)
         print(f", and left behind the processes {marked()}")
     print(f"  the block is left: {marked() or 'none of them exists any more'}")

@@ -38,6 +38,18 @@ def optional(step: Step) -> Step:
     return ("optional", step)
 
 
+def _step_term(step: Step) -> Any:
+    """Steps are tuples all through, so that they can be compared and remembered; an argument of several is a list
+    there.
+    """
+    if isinstance(step, str):
+        return step
+    name, *arguments = step
+    if name == "optional":
+        return (name, _step_term(arguments[0]))
+    return (name, *(list(value) if isinstance(value, tuple) else value for value in arguments))
+
+
 # ---- requests and commands: to the agent -----------------------------------------------------------------------
 
 
@@ -45,15 +57,17 @@ def optional(step: Step) -> Step:
 class Spawn:
     """The one request of a session. `fds` says what the fds that travel with it are, in their order."""
 
-    argv: Sequence[bytes]
-    env: Sequence[bytes]
-    namespaces: Sequence[str] = ()
-    fds: Sequence[int | str] = ()
-    steps: Sequence[Step] = (CHECKPOINT,)
+    argv: tuple[bytes, ...]
+    env: tuple[bytes, ...]
+    namespaces: tuple[str, ...] = ()
+    fds: tuple[int | str, ...] = ()
+    steps: tuple[Step, ...] = (CHECKPOINT,)
     orphan_grace_ms: int | None = 5000
     """`None`: linger."""
     auto_proceed: bool = False
     new_session: bool = True
+    quiet: bool = False
+    """Nobody waits for `Started`: events may be held back a little, so that a short workload wakes us once."""
 
     def term(self) -> Any:
         return (
@@ -63,32 +77,42 @@ class Spawn:
                 "env": list(self.env),
                 "namespaces": list(self.namespaces),
                 "fds": list(self.fds),
-                "steps": list(self.steps),
+                "steps": [_step_term(step) for step in self.steps],
                 "orphan": "linger" if self.orphan_grace_ms is None else ("kill", self.orphan_grace_ms),
                 "auto_proceed": self.auto_proceed,
                 "new_session": self.new_session,
+                "quiet": self.quiet,
             },
         )
 
     def frame(self) -> bytes:
-        """The frame of `term`. The environment is most of it and the same for most spawns: its encoding is remembered,
-        and put behind the rest of the map, one pair more than the encoder has counted."""
-        tag, options = self.term()
-        del options["env"]
-        payload = etf.encode((tag, options))
-        count = len(_SPAWN_HEAD) + 4
-        pairs = (len(options) + 1).to_bytes(4, "big")
-        return encode_frame(_SPAWN_HEAD + pairs + payload[count:] + _encoded_env(tuple(self.env)))
+        """The frame of `term`, put together from parts: only argv differs from one spawn to the next, as a rule, and
+        the encodings of the environment and of all the rest are remembered."""
+        same = Spawn((), (), *(getattr(self, name) for name in _REST))
+        pairs = len(_REST) + 2
+        parts = (_SPAWN_HEAD, pairs.to_bytes(4, "big"), _pair("argv", list(self.argv)), _encoded_env(self.env))
+        return encode_frame(b"".join(parts) + _encoded_rest(same))
 
 
+_REST = ("namespaces", "fds", "steps", "orphan_grace_ms", "auto_proceed", "new_session", "quiet")
 _SPAWN_HEAD = etf.encode(("spawn", {}))[:-4]
 """All that stands before the number of the map's pairs."""
 
 
+def _pair(key: str, value: Any) -> bytes:
+    """A key and its value as they stand in a map: without the version byte."""
+    return etf.encode(key)[1:] + etf.encode(value)[1:]
+
+
 @functools.lru_cache(maxsize=16)
 def _encoded_env(env: tuple[bytes, ...]) -> bytes:
-    """The pair ``env => [<<"K=V">>, …]`` as it stands in a map."""
-    return etf.encode("env")[1:] + etf.encode(list(env))[1:]
+    return _pair("env", list(env))
+
+
+@functools.lru_cache(maxsize=64)
+def _encoded_rest(spawn: Spawn) -> bytes:
+    options = spawn.term()[1]
+    return b"".join(_pair(key, value) for key, value in options.items() if key not in ("argv", "env"))
 
 
 def _frame(term: Any) -> bytes:
@@ -108,6 +132,9 @@ def signal(number: int) -> bytes:
 def shutdown(grace_ms: int) -> bytes:
     """The frame of ``{shutdown, Milliseconds}``: SIGTERM, so long, SIGKILL to all; 0 is SIGKILL at once."""
     return _frame(("shutdown", grace_ms))
+
+
+SHUTDOWN = shutdown(0)
 
 
 # ---- events: from the agent ------------------------------------------------------------------------------------
@@ -207,9 +234,9 @@ _PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[type, ...]]] = {
     "error": (Refusal, (int, str, int)),
     "degraded": (Degraded, (int, str, int)),
     "lost": (Lost, (int,)),
+    "usage": (UsageReport, (int, int, int, int, bool)),
 }
-_USAGE_FIELDS = {"user_time": int, "system_time": int, "wall_time": int, "max_rss": int, "core_dumped": bool}
-EVENTS = (*_STATUS, *_PLAIN, "usage")
+EVENTS = (*_STATUS, *_PLAIN)
 
 FDS_OWNED: Mapping[type, int] = {Spawned: 1}
 """How many fds travel with an event; none where it is not listed."""
@@ -249,10 +276,6 @@ def _parse_event(payload: bytes) -> Message:
             cls, types = _STATUS[name]
             if _fields_match(values, types):
                 return cls(*values)
-        case ("usage", dict(report)) if report.keys() == _USAGE_FIELDS.keys():
-            values = [report[name] for name in _USAGE_FIELDS]
-            if _fields_match(values, tuple(_USAGE_FIELDS.values())):
-                return UsageReport(*values)  # type: ignore[arg-type]
         case (str(name), *values) if name in _PLAIN:
             cls, types = _PLAIN[name]
             if _fields_match(values, types):
