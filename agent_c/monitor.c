@@ -51,7 +51,6 @@ struct monitor {
     int64_t orphan_grace_us, running_since, hold_until;
     bool killing;
     int64_t kill_at;      /* when the grace is over; 0: none is running */
-    struct kill_round round;
     int round_ms;
 };
 
@@ -223,8 +222,17 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
         kill_all(m);
 }
 
-/* Reaps whoever is dead. What the leader said last is heard, and /proc asked about it, while it is still a zombie. */
-static void reap(struct monitor *m) {
+/* Reaps a child that is dead. What the leader said last is heard, and /proc asked about it, while it is still a zombie. */
+static void reap_one(struct monitor *m, pid_t pid, bool exited) {
+    int status;
+    struct rusage usage;
+    if (pid == m->leader)
+        hear_child(m, exited);
+    if (wait4(pid, &status, __WALL, &usage) == m->leader)
+        leader_ended(m, status, &usage);
+}
+
+static void reap_all(struct monitor *m) {
     for (;;) {
         siginfo_t info = {0};
         if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0) {
@@ -233,12 +241,7 @@ static void reap(struct monitor *m) {
         }
         if (info.si_pid == 0)
             return;
-        if (info.si_pid == m->leader)
-            hear_child(m, info.si_code == CLD_EXITED);
-        int status;
-        struct rusage usage;
-        if (wait4(info.si_pid, &status, __WALL, &usage) == m->leader)
-            leader_ended(m, status, &usage);
+        reap_one(m, info.si_pid, info.si_code == CLD_EXITED);
     }
 }
 
@@ -406,11 +409,13 @@ static void end_what_is_due(struct monitor *m) {
         kill_all(m);
     if (!m->killing || m->childless)
         return;
-    bool settled = true;
-    if (subtree_kill(&m->round, NULL, NULL, &settled) < 0 && m->leader > 0)
+    int dead = 0, alive = subtree_kill(NULL, NULL, &dead);
+    if (alive < 0 && m->leader > 0)
         (void)kill(m->leader, SIGKILL); /* no /proc any more: at least the leader */
-    if (settled)
-        reap(m);
+    if (alive <= 0)
+        reap_all(m);
+    else if (m->leader > 0 && subtree_is_dead(m->leader))
+        reap_one(m, m->leader, false); /* one slot, once; and its end is news */
 }
 
 static int until(int64_t when) {
@@ -467,7 +472,7 @@ int monitor_run(int in, int out, int signals, bool port) {
         if (fds[1].revents) {
             drain_signals(m.signals);
             if (!m.killing)
-                reap(&m);
+                reap_all(&m);
         }
     }
 }

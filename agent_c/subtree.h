@@ -5,20 +5,20 @@
  * cannot have been reused. A killed child's own children are adopted the moment it dies, so repeating the round reaches
  * every depth, a setsid(2) or a double fork notwithstanding. wait4(2) answering ECHILD is the proof that nothing is left.
  *
- * A fork loop under RLIMIT_NPROC lives on the process slots that reaping frees. So the dead are left unreaped, and hold
- * their slots, as long as each round still meets processes that the last one had not seen. */
+ * A fork loop under RLIMIT_NPROC lives on the process slots that reaping frees: as long as one of it lives, each dead one
+ * that is reaped can be replaced. So nobody is reaped before a round has met none but the dead. Then nothing below is
+ * alive, since an orphan would have been among them. */
 #ifndef LINX_SUBTREE_H
 #define LINX_SUBTREE_H
 
 #include "util.h"
 
-struct kill_round {
-    uint64_t seen; /* a digest of the children met by the last round */
-};
+/* One round: SIGKILLs every direct child that lives and for which `spare` (NULL: none) is not true. `*dead` counts those
+ * not spared that are zombies. Returns how many were alive, or -1 if /proc cannot be read. */
+int subtree_kill(bool (*spare)(pid_t pid, void *context), void *context, int *dead);
 
-/* SIGKILLs every direct child for which `spare` (NULL: none) is not true. Returns how many were signalled; `*settled`
- * says whether they are the same as in the round before, and the dead may be reaped. -1: /proc cannot be read. */
-int subtree_kill(struct kill_round *round, bool (*spare)(pid_t pid, void *context), void *context, bool *settled);
+/* Is this child a zombie? */
+bool subtree_is_dead(pid_t child);
 
 /* Whether this kernel and this /proc can list a process' children at all. */
 bool subtree_supported(void);

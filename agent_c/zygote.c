@@ -30,7 +30,6 @@ struct zygote {
     size_t count, size; /* as many as fit into `first` need no allocation, whose pages each fork would have to copy */
     struct entry first[32];
     size_t lost; /* entries whose monitor died by force */
-    struct kill_round round;
 };
 
 static void send_frame(int session, const char *name, int64_t first, const char *atom) {
@@ -102,46 +101,58 @@ static bool hear_python(struct zygote *z) {
     }
 }
 
-static void reap(struct zygote *z) {
+static void monitor_ended(struct zygote *z, size_t i, int status) {
+    if (status == 0) {
+        forget(z, i);
+        return;
+    }
+    z->entries[i].monitor = 0;
+    z->entries[i].status = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+    z->lost++;
+}
+
+static size_t entry_of(const struct zygote *z, pid_t pid) {
+    size_t i = 0;
+    while (i < z->count && z->entries[i].monitor != pid)
+        i++;
+    return i;
+}
+
+static void reap_all(struct zygote *z) {
     int status;
     pid_t pid;
     while ((pid = wait4(-1, &status, WNOHANG | __WALL, NULL)) > 0) {
-        size_t i = 0;
-        while (i < z->count && z->entries[i].monitor != pid)
-            i++;
-        if (i == z->count)
-            continue; /* somebody adopted */
-        if (status == 0) {
-            forget(z, i);
-            continue;
-        }
-        z->entries[i].monitor = 0;
-        z->entries[i].status = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
-        z->lost++;
+        size_t i = entry_of(z, pid);
+        if (i < z->count)
+            monitor_ended(z, i, status);
     }
+}
+
+static void reap_monitors(struct zygote *z) {
+    int status;
+    for (size_t i = z->count; i-- > 0;)
+        if (z->entries[i].monitor > 0 && wait4(z->entries[i].monitor, &status, WNOHANG | __WALL, NULL) > 0)
+            monitor_ended(z, i, status);
 }
 
 static bool is_monitor(pid_t pid, void *context) {
     const struct zygote *z = context;
-    for (size_t i = 0; i < z->count; i++)
-        if (z->entries[i].monitor == pid)
-            return true;
-    return false;
+    return entry_of(z, pid) < z->count;
 }
 
-/* Kills what the lost sessions left to us. When a settled round meets nobody but monitors, they are at their end. */
+/* Kills what the lost sessions left to us. When a round meets nobody but monitors, they are at their end. */
 static void clear_lost(struct zygote *z) {
-    bool settled;
-    int killed = subtree_kill(&z->round, is_monitor, z, &settled);
-    if (settled)
-        reap(z);
-    if (killed > 0 || !settled)
+    int dead = 0, alive = subtree_kill(is_monitor, z, &dead);
+    if (alive > 0) { /* the others' dead have to wait: see subtree.h */
+        reap_monitors(z);
         return;
-    for (size_t i = 0; i < z->count;) {
-        if (z->entries[i].monitor != 0) {
-            i++;
+    }
+    reap_all(z);
+    if (dead > 0)
+        return;
+    for (size_t i = z->count; i-- > 0;) {
+        if (z->entries[i].monitor != 0)
             continue;
-        }
         send_frame(z->entries[i].session, "lost", z->entries[i].status, NULL);
         forget(z, i);
         z->lost--;
@@ -165,7 +176,7 @@ int zygote_run(int control, int signals) {
             struct signalfd_siginfo info;
             (void)!read(z.signals, &info, sizeof info); /* SIGCHLD is one, however many have died */
             if (z.lost == 0) /* else clear_lost decides when the dead may go */
-                reap(&z);
+                reap_all(&z);
         }
         if (fds[0].revents && !hear_python(&z))
             close_fd(&z.control);
