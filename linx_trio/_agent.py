@@ -7,6 +7,7 @@ calling thread, because it inherits that thread's ids and namespaces; and again 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import errno
@@ -247,6 +248,13 @@ async def acquire(caller: Caller) -> Zygote:
             discard(zygote)
             raise
     return zygote
+
+
+@atexit.register
+def _retire_at_exit() -> None:
+    """The end of the socket would do; this spares the interpreter a warning about it."""
+    if _current is not None:
+        _current.control.close()
 
 
 def _forget_after_fork() -> None:

@@ -30,7 +30,10 @@ from linx_trio._options import (
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise TypeError(f"{name} must be str, bytes or a path, not {value!r}")
-    text = os.fsdecode(value)
+    try:
+        text = os.fsdecode(value)
+    except TypeError:  # a __fspath__ that returns something else
+        raise TypeError(f"{name} must be str, bytes or a path, not {value!r}") from None
     if "\0" in text:
         raise ValueError(f"{name} contains a NUL byte: {value!r}")
     try:
@@ -103,15 +106,26 @@ def _stream(value: Any, name: str) -> StdioSpec:
         return value
     if isinstance(value, bool):
         raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
-    if isinstance(value, int):
-        if value in _SUBPROCESS:
-            return _stream(_SUBPROCESS[value], name)
-        if value < 0:
-            raise ValueError(f"{name}={value!r} is no fd")
-        return value
-    if not callable(getattr(value, "fileno", None)):
-        raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
-    return cast("HasFileno", value)
+    if isinstance(value, int) and value in _SUBPROCESS:
+        return _stream(_SUBPROCESS[value], name)
+    fileno_of(value, name)
+    return cast("int | HasFileno", value)
+
+
+def fileno_of(value: Any, name: str) -> int:
+    """The fd that `value` is or has. Raises `TypeError` or `ValueError`; whether it is open, only the kernel knows."""
+    fd = value
+    if not isinstance(value, int):
+        if isinstance(value, type) or not callable(getattr(value, "fileno", None)):
+            raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
+        try:
+            fd = value.fileno()
+        except Exception as exc:  # whatever it raises, it has no fd: closed, in memory, …
+            raise ValueError(f"{name}={value!r} has no fd: {exc}") from None
+    if isinstance(fd, bool) or not isinstance(fd, int) or not 0 <= fd < 2**31:
+        what = "" if fd is value else f": its fileno() is {fd!r}"
+        raise ValueError(f"{name}={value!r} is no fd{what}")
+    return fd
 
 
 _SUBPROCESS = {-1: PIPE, -2: STDOUT, -3: DEVNULL}
@@ -201,17 +215,20 @@ def _hostname(value: Any, name: str) -> str:
 
 
 def _pass_fds(value: Any, name: str) -> tuple[int | HasFileno, ...]:
-    fds = []
-    for item in _words(value, name):
-        fd = _stream(item, name) if not isinstance(item, Stdio) else None
-        if fd is None or isinstance(fd, Stdio):
+    items = tuple(_words(value, name))
+    numbers = set()
+    for item in items:
+        if isinstance(item, bool):
             raise TypeError(f"{name} must be fds, or objects with fileno(), not {item!r}")
-        if isinstance(fd, int) and fd < 3:
+        fd = fileno_of(item, name)
+        if fd < 3:
             raise ValueError(f"{name} has {fd}, a standard stream: use stdin=, stdout= or stderr=")
-        fds.append(fd)
-    if len(fds) > PASS_FDS_LIMIT:
-        raise ValueError(f"{name} has {len(fds)} fds; {PASS_FDS_LIMIT} can be passed")
-    return tuple(fds)
+        if fd in numbers:
+            raise ValueError(f"{name} names the fd {fd} twice: {items!r}")
+        numbers.add(fd)
+    if len(items) > PASS_FDS_LIMIT:
+        raise ValueError(f"{name} has {len(items)} fds; {PASS_FDS_LIMIT} can be passed")
+    return items
 
 
 def _optional(value: Any, name: str) -> frozenset[str]:

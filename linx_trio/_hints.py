@@ -10,10 +10,12 @@ from pathlib import Path
 from linx_trio._workload import Workload
 
 
-def hint_for(stage: str, error: int, workload: Workload) -> str | None:
+def hint_for(stage: str, error: int, workload: Workload | None = None) -> str | None:
     """One or two sentences, or `None` where nothing better than errno's text is known."""
     found = _HINTS.get((stage, error))
-    return found(workload) if found is not None else None
+    if isinstance(found, str):
+        return found
+    return found(workload) if found is not None and workload is not None else None
 
 
 def _clone_permission(workload: Workload) -> str:
@@ -38,10 +40,6 @@ def _too_many_namespaces(workload: Workload) -> str:
     return f"a limit on the number of namespaces is reached (or is 0): see {limits} under /proc/sys"
 
 
-def _always(text: str) -> Callable[[Workload], str]:
-    return lambda workload: text
-
-
 def _program(workload: Workload) -> str | None:
     program = workload.arguments[0]
     if "/" in program:
@@ -55,39 +53,37 @@ def _not_executable(workload: Workload) -> str:
     return "the file has no execute permission for these ids, is a directory, or lies on a file system mounted noexec"
 
 
-_PROCESS_LIMIT = _always("a limit on the number of processes is reached: RLIMIT_NPROC, or pids.max of the cgroup")
-_NICE = _always("a lower nice value needs CAP_SYS_NICE, or a higher RLIMIT_NICE")
+_PROCESS_LIMIT = "a limit on the number of processes is reached: RLIMIT_NPROC, or pids.max of the cgroup"
+_NICE = "a lower nice value needs CAP_SYS_NICE, or a higher RLIMIT_NICE"
 
-_HINTS: Mapping[tuple[str, int], Callable[[Workload], str | None]] = {
+_HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("clone", errno.EPERM): _clone_permission,
     ("clone", errno.ENOSPC): _too_many_namespaces,
     ("clone", errno.EUSERS): _too_many_namespaces,
-    ("clone", errno.ENOSYS): _always(
-        "clone3(2) is refused: the seccomp filter of a container does that (Docker's does, before 20.10.10)"
-    ),
-    ("clone", errno.EINVAL): _always("this kernel is built without one of these namespaces"),
+    ("clone", errno.ENOSYS): "clone3(2) is refused, as by Docker's seccomp filter before 20.10.10",
+    ("clone", errno.EINVAL): "this kernel is built without one of these namespaces",
     ("clone", errno.EAGAIN): _PROCESS_LIMIT,
     ("fork", errno.EAGAIN): _PROCESS_LIMIT,
-    ("fork", errno.EMFILE): _always("too many open files: raise RLIMIT_NOFILE (ulimit -n)"),
+    ("fork", errno.EMFILE): "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
+    ("fork", errno.ENFILE): "too many open files on this machine: see fs.file-max",
+    ("fork", errno.ENOENT): "/proc has to be mounted",
     ("execve", errno.ENOENT): _program,
     ("execve", errno.EACCES): _not_executable,
     ("execve", errno.EPERM): _not_executable,
-    ("execve", errno.ENOEXEC): _always("no program of this machine; a script needs a first line like '#!/bin/sh'"),
-    ("execve", errno.E2BIG): _always("argv and env are too long for the kernel (ARG_MAX; 128 KiB for any one string)"),
-    ("execve", errno.EAGAIN): _always("RLIMIT_NPROC of the new uid is exceeded"),
-    ("execve", errno.ETXTBSY): _always("somebody has the program open for writing"),
-    ("rlimit", errno.EPERM): _always("raising a hard limit needs CAP_SYS_RESOURCE"),
-    ("rlimit", errno.EINVAL): _always("the soft limit is above the hard limit"),
+    ("execve", errno.ENOEXEC): "no program of this machine; a script needs a first line like '#!/bin/sh'",
+    ("execve", errno.E2BIG): "argv and env are too long for the kernel (ARG_MAX; 128 KiB for any one string)",
+    ("execve", errno.EAGAIN): "RLIMIT_NPROC of the new uid is exceeded",
+    ("execve", errno.ETXTBSY): "somebody has the program open for writing",
+    ("rlimit", errno.EPERM): "raising a hard limit needs CAP_SYS_RESOURCE",
+    ("rlimit", errno.EINVAL): "the soft limit is above the hard limit",
     ("nice", errno.EACCES): _NICE,
     ("nice", errno.EPERM): _NICE,
-    ("setgroups", errno.EPERM): _always(
-        "supplementary groups need CAP_SETGID (and, in a user namespace, a gid map and setgroups 'allow')"
-    ),
-    ("setgid", errno.EPERM): _always("another gid needs CAP_SETGID"),
-    ("setuid", errno.EPERM): _always("another uid needs CAP_SETUID"),
-    ("setgid", errno.EINVAL): _always("the gid is not mapped in the workload's user namespace"),
-    ("setuid", errno.EINVAL): _always("the uid is not mapped in the workload's user namespace"),
-    ("hostname", errno.EPERM): _always("the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace"),
-    ("chdir", errno.EACCES): _always("the workload's own ids (uid=, gid=, groups=) may not enter it"),
-    ("request", errno.EINVAL): _always("the agent did not understand the request: is it of another version?"),
+    ("setgroups", errno.EPERM): "groups need CAP_SETGID (in a user namespace also a gid map and setgroups 'allow')",
+    ("setgid", errno.EPERM): "another gid needs CAP_SETGID",
+    ("setuid", errno.EPERM): "another uid needs CAP_SETUID",
+    ("setgid", errno.EINVAL): "the gid is not mapped in the workload's user namespace",
+    ("setuid", errno.EINVAL): "the uid is not mapped in the workload's user namespace",
+    ("hostname", errno.EPERM): "the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace",
+    ("chdir", errno.EACCES): "the workload's own ids (uid=, gid=, groups=) may not enter it",
+    ("request", errno.EINVAL): "the agent did not understand the request: is it of another version?",
 }  # fmt: skip

@@ -28,7 +28,9 @@ class Request:
     workload: Workload
 
     def option_of(self, index: int) -> str:
-        """The name of the option that step `index` came from."""
+        """The name of the option that step `index` came from. `messages.Nonsense` if there is no such step."""
+        if index not in range(len(self.origins)):
+            raise m.Nonsense(f"there is no step {index} in the request", index)
         return self.origins[index][0]
 
     def error_of(self, refusal: m.Refusal) -> SetupError:

@@ -19,7 +19,7 @@ import logging
 import os
 import signal as _signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from linx_trio._caller import Caller
 from linx_trio._channel import Channel
 from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
 from linx_trio._fd import FdBag
+from linx_trio._hints import hint_for
 from linx_trio._owner import OwnerFeed
 from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
@@ -304,13 +305,14 @@ class Session:
 
     # ---- opening --------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def open(self, *, wait_ready: bool) -> None:
         """Starts the child and waits until it is parked (with auto_proceed: until it runs), or ended.
 
         Raises `SetupError`, `AgentError`, `NotSupported`. `close` is due in any case.
         """
         self._retryable = wait_ready
-        with FdBag() as bag:
+        with FdBag() as bag, _as_setup_error():
             made = _stdio.plan(self._workload, bag)
             cwd = bag.add(_open_cwd())
             fds = [fd for fd, _ in made.fds]
@@ -369,14 +371,15 @@ class Session:
         try:
             await self._read_all(channel)
         except m.Nonsense as exc:
-            message, term = str(exc), exc.term
-            self._fail(lambda: AgentError(message, term), errno.EPROTO)
-            await self._hear_out(channel)
+            await self._disbelieve(channel, str(exc), exc.term)
         except (OSError, trio.ClosedResourceError) as exc:
             self._lose(
                 None,
                 never_read=isinstance(exc, ConnectionResetError) and self._last_state() is State.STARTING,
             )
+        except Exception as exc:  # ours; but in a system task it would end the whole trio.run
+            _log.exception("reading from the agent of %r", self)
+            await self._disbelieve(channel, f"what the agent said could not be applied: {exc!r}", None)
         finally:
             for fd in self._protocol.unclaimed:
                 os.close(fd)
@@ -384,8 +387,9 @@ class Session:
             channel.close()
             self._gone.set()
 
-    async def _hear_out(self, channel: Channel) -> None:
+    async def _disbelieve(self, channel: Channel, message: str, term: object) -> None:
         """After nonsense: have all killed, believe nothing more, and wait for the stream's end."""
+        self._fail(lambda: AgentError(message, term), errno.EPROTO)
         self._send(m.SHUTDOWN)
         if self._pidfd >= 0:
             with suppress(OSError):
@@ -481,6 +485,7 @@ class Session:
 
     # ---- closing --------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def close(self) -> None:
         """Makes an end of the session; returns when nothing of it is left. Shielded, and bounded in time.
 
@@ -574,6 +579,18 @@ async def _congested(send: Callable[[], None]) -> None:
             if time.monotonic() > deadline:
                 raise setup_error(exc.errno, "fork", None, "too many sessions are being started at once") from None
         await trio.sleep(0.002)
+
+
+@contextlib.contextmanager
+def _as_setup_error() -> Iterator[None]:
+    """What the kernel refuses on this side, before there is an agent to say so."""
+    try:
+        yield
+    except LinxError:
+        raise
+    except OSError as exc:
+        number = exc.errno or errno.EIO
+        raise setup_error(number, "fork", exc.filename, hint_for("fork", number)) from None
 
 
 def _open_cwd() -> int:

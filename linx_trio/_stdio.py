@@ -13,6 +13,7 @@ from typing import cast
 
 import trio
 
+from linx_trio._checks import fileno_of
 from linx_trio._fd import FdBag
 from linx_trio._options import HasFileno, Stdio, StdioSpec
 from linx_trio._workload import Workload
@@ -48,23 +49,14 @@ def plan(workload: Workload, bag: FdBag) -> Plan:
         elif spec is Stdio.INHERIT:
             fd = _open_fd(number, name, "this process has it closed: pass linx.DEVNULL instead")
         else:
-            fd = _open_fd(_fileno(spec, name), name, "that fd is not open")
+            fd = _open_fd(fileno_of(spec, name), name, "that fd is not open")
         made.fds.append((fd, number))
         if number == 1:
             stdout = fd
     for item in cast("Sequence[int | HasFileno]", workload.pass_fds):
-        fd = _open_fd(_fileno(item, "pass_fds"), "pass_fds", "that fd is not open")
+        fd = _open_fd(fileno_of(item, "pass_fds"), "pass_fds", "that fd is not open")
         made.fds.append((fd, fd))
     return made
-
-
-def _fileno(spec: StdioSpec, name: str) -> int:
-    if isinstance(spec, int):
-        return spec
-    fd = cast("HasFileno", spec).fileno()
-    if isinstance(fd, bool) or not isinstance(fd, int) or fd < 0:
-        raise ValueError(f"{name}={spec!r}: its fileno() is {fd!r}, which is no fd")
-    return fd
 
 
 def _open_fd(fd: int, name: str, hint: str) -> int:

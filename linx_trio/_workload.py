@@ -99,9 +99,6 @@ class Workload:
                 f"hostname={self.hostname!r} needs a namespace to be set in: add 'uts' to namespaces "
                 "(otherwise the host itself would be renamed)"
             )
-        numbers = [number for number in cast("tuple[int | HasFileno, ...]", self.pass_fds) if isinstance(number, int)]
-        if len(set(numbers)) != len(numbers):
-            raise ValueError(f"pass_fds names an fd twice: {self.pass_fds!r}")
 
     def _expand_stdio(self) -> None:
         if self.stdio is None:
@@ -191,9 +188,15 @@ def _to_plain(name: str, value: Any) -> Any:
 
 def _from_plain(name: str, value: Any) -> Any:
     if name in {"stdin", "stdout", "stderr", "stdio"} and isinstance(value, str):
+        if value not in {member.value for member in Stdio}:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(member.value for member in Stdio)}")
         return Stdio(value)
+    if name == "orphan_policy" and value == LINGER.value:
+        return LINGER
     if name in {"shutdown", "orphan_policy"}:
-        return LINGER if value == LINGER.value else Kill(grace=value["kill"])
-    if name == "rlimits":
-        return {key: tuple(pair) for key, pair in value.items()}
+        if not isinstance(value, Mapping) or value.keys() != {"kill"}:
+            raise ValueError(f"{name}={value!r} must be {{'kill': seconds}}")
+        return Kill(grace=value["kill"])
+    if name == "rlimits" and isinstance(value, Mapping):
+        return {key: tuple(pair) if isinstance(pair, list) else pair for key, pair in value.items()}
     return value

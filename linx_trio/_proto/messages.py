@@ -220,21 +220,26 @@ class Hello:
 
 Message = Spawned | Parked | Started | Exit | Kill | Abortion | Refusal | Degraded | UsageReport | Lost
 
-# How an event is written: the name under which --describe lists it, the class, and its fields' types. A name that is
-# not in PLAIN stands behind `status`.
-_STATUS: Mapping[str, tuple[Callable[..., Message], tuple[type, ...]]] = {
-    "spawned": (Spawned, (int,)),
-    "ready": (Parked, (int,)),
+# How an event is written: the name under which --describe lists it, the class, and what its fields may be: a range of
+# integers, or a type. A name that is not in _PLAIN stands behind `status`.
+_Field = range | type
+_PID = range(1, 2**31)
+_ERRNO = range(1, 4096)  # MAX_ERRNO of the kernel
+_INDEX = range(-1, 2**31)
+_AMOUNT = range(2**63)
+_STATUS: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
+    "spawned": (Spawned, (_PID,)),
+    "ready": (Parked, (_PID,)),
     "running": (Started, ()),
-    "exited": (Exit, (int,)),
-    "signaled": (Kill, (int,)),
-    "aborted": (Abortion, (int,)),
+    "exited": (Exit, (range(256),)),
+    "signaled": (Kill, (range(1, 65),)),
+    "aborted": (Abortion, (range(2**31),)),  # 0: before there was a child
 }
-_PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[type, ...]]] = {
-    "error": (Refusal, (int, str, int)),
-    "degraded": (Degraded, (int, str, int)),
-    "lost": (Lost, (int,)),
-    "usage": (UsageReport, (int, int, int, int, bool)),
+_PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
+    "error": (Refusal, (_ERRNO, str, _INDEX)),
+    "degraded": (Degraded, (_ERRNO, str, _INDEX)),
+    "lost": (Lost, (range(-64, 256),)),
+    "usage": (UsageReport, (_AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT, bool)),
 }
 EVENTS = (*_STATUS, *_PLAIN)
 
@@ -254,8 +259,20 @@ class Nonsense(Exception):
         return f"the agent spoke nonsense: {self.what}"
 
 
-def _fields_match(values: Sequence[Any], types: tuple[type, ...]) -> bool:
-    return len(values) == len(types) and all(type(v) is t for v, t in zip(values, types, strict=True))
+def show(term: Any) -> str:
+    """A term or message for an error's text: short, and printable whatever is in it."""
+    try:
+        return f"{term!r:.200}"
+    except ValueError:  # an integer too long to be printed (sys.set_int_max_str_digits)
+        return f"a {type(term).__name__} with an enormous number in it"
+
+
+def _fits(value: Any, kind: _Field) -> bool:
+    return type(value) is int and value in kind if isinstance(kind, range) else type(value) is kind
+
+
+def _fields_match(values: Sequence[Any], kinds: tuple[_Field, ...]) -> bool:
+    return len(values) == len(kinds) and all(map(_fits, values, kinds))
 
 
 def parse_event(payload: bytes) -> Message:
@@ -271,16 +288,16 @@ def _parse_event(payload: bytes) -> Message:
         term = etf.decode(payload)
     except etf.CodecError as exc:
         raise Nonsense(f"undecodable payload: {exc}", payload[:64]) from None
-    match term:
+    match term if isinstance(term, tuple) else None:  # a sequence pattern would take a list too
         case ("status", str(name), *values) if name in _STATUS:
-            cls, types = _STATUS[name]
-            if _fields_match(values, types):
+            cls, kinds = _STATUS[name]
+            if _fields_match(values, kinds):
                 return cls(*values)
         case (str(name), *values) if name in _PLAIN:
-            cls, types = _PLAIN[name]
-            if _fields_match(values, types):
+            cls, kinds = _PLAIN[name]
+            if _fields_match(values, kinds):
                 return cls(*values)
-    raise Nonsense(f"unknown event {term!r:.200}", term)
+    raise Nonsense(f"unknown event {show(term)}", term)
 
 
 _parse_short_event = functools.lru_cache(maxsize=256)(_parse_event)
@@ -292,7 +309,7 @@ def parse_hello(payload: bytes) -> Hello:
         term = etf.decode(payload)
     except etf.CodecError as exc:
         raise Nonsense(f"undecodable greeting: {exc}", payload[:64]) from None
-    match term:
+    match term if isinstance(term, tuple) else None:
         case ("hello", bytes(version), bytes(source_hash), bool(supported)):
             return Hello(version, source_hash, supported)
-    raise Nonsense(f"unknown greeting {term!r:.200}", term)
+    raise Nonsense(f"unknown greeting {show(term)}", term)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FrameDecoder, FramingError
-from linx_trio._proto.states import EVENT_TABLE, TERMINAL, State
+from linx_trio._proto.states import BEFORE_SPAWNED, EVENT_TABLE, TERMINAL, State
 
 
 class SessionProtocol:
@@ -25,6 +25,7 @@ class SessionProtocol:
         self.state = State.STARTING
         self.unclaimed: deque[int] = deque()
         self._frames = FrameDecoder()
+        self._spawned = False
 
     def feed(self, data: bytes, fds: Iterable[int] = ()) -> Iterator[tuple[m.Message, int | None]]:
         """Each event that is complete now, with its fd where it has one; one by one, so that nonsense spoils none
@@ -47,14 +48,17 @@ class SessionProtocol:
         if isinstance(event, m.Lost) and self.state in TERMINAL:
             return None  # the monitor was killed after the workload's end: nothing that this session could tell changes
         target = EVENT_TABLE[self.state].get(type(event))
-        if target is None:
-            raise m.Nonsense(f"{event!r} in state {self.state}", event)
+        too_early = not self._spawned and type(event) not in BEFORE_SPAWNED
+        too_late = self._spawned and isinstance(event, m.Spawned)
+        if target is None or too_early or too_late:
+            raise m.Nonsense(f"{m.show(event)} in state {self.state}", event)
         fd = None
         if m.FDS_OWNED.get(type(event)):
             if not self.unclaimed:
-                raise m.Nonsense(f"{event!r} came without its fd", event)
+                raise m.Nonsense(f"{m.show(event)} came without its fd", event)
             fd = self.unclaimed.popleft()
         self.state = target
+        self._spawned |= isinstance(event, m.Spawned)
         return event, fd
 
     def end_of_file(self) -> None:

@@ -59,6 +59,10 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
 }
 
 
+BEFORE_SPAWNED: frozenset[type[m.Message]] = frozenset({m.Spawned, m.Abortion, m.Refusal, m.Lost})
+"""What may come while there is no process yet. `Spawned` itself comes once."""
+
+
 class Action(Enum):
     """What a verb does where it is legal."""
 
