@@ -134,11 +134,11 @@ static int64_t big_integer(struct etf_reader *r, size_t length) {
         else if (i < 8)
             magnitude |= (uint64_t)digits.data[i] << (8 * i);
     }
-    if (magnitude > (uint64_t)INT64_MAX)
+    if (magnitude > (uint64_t)INT64_MAX + negative)
         fail(r);
-    if (r->bad)
+    if (r->bad || magnitude == 0)
         return 0;
-    return negative ? -(int64_t)magnitude : (int64_t)magnitude;
+    return negative ? -(int64_t)(magnitude - 1) - 1 : (int64_t)magnitude;
 }
 
 int64_t etf_integer(struct etf_reader *r) {
@@ -153,6 +153,13 @@ int64_t etf_integer(struct etf_reader *r) {
         fail(r);
         return 0;
     }
+}
+
+int64_t etf_between(struct etf_reader *r, int64_t least, int64_t most) {
+    int64_t value = etf_integer(r);
+    if (value < least || value > most)
+        fail(r);
+    return r->bad ? 0 : value;
 }
 
 size_t etf_tuple(struct etf_reader *r) {

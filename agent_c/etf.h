@@ -24,6 +24,7 @@ struct etf_reader etf_open(const uint8_t *data, size_t length); /* checks the ve
 enum etf_kind etf_peek(const struct etf_reader *r);
 struct etf_slice etf_atom(struct etf_reader *r);
 int64_t etf_integer(struct etf_reader *r);      /* what does not fit into 64 bits is bad */
+int64_t etf_between(struct etf_reader *r, int64_t least, int64_t most); /* what is not is bad */
 size_t etf_tuple(struct etf_reader *r);         /* arity */
 size_t etf_map(struct etf_reader *r);           /* pairs */
 size_t etf_list(struct etf_reader *r);          /* elements before the tail; then call etf_list_end */

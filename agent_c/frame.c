@@ -28,7 +28,8 @@ ssize_t send_with_fd(int socket, const void *data, size_t length, int fd) {
     return sent;
 }
 
-ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count) {
+ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count,
+                         bool *fds_lost) {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(FDS_LIMIT * sizeof(int))];
@@ -41,6 +42,7 @@ ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t f
     while (got < 0 && errno == EINTR);
     if (got < 0)
         return got;
+    *fds_lost |= (msg.msg_flags & MSG_CTRUNC) != 0;
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c != NULL; c = CMSG_NXTHDR(&msg, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
@@ -100,7 +102,8 @@ void inbox_fill(struct inbox *in) {
         size_t room = in->size - in->end;
         if (room == 0) /* a whole frame waits to be taken */
             return;
-        ssize_t got = in->is_socket ? receive_with_fds(in->fd, in->data + in->end, room, in->fds, FDS_LIMIT, &in->fd_count)
+        ssize_t got = in->is_socket ? receive_with_fds(in->fd, in->data + in->end, room, in->fds, FDS_LIMIT, &in->fd_count,
+                                                    &in->fds_lost)
                                     : read(in->fd, in->data + in->end, room);
         if (got < 0 && errno == EINTR)
             continue;
@@ -121,6 +124,7 @@ bool inbox_next(struct inbox *in, struct etf_slice *payload) {
     if (pending < 4)
         return false;
     size_t length = big_endian(in->data + in->start);
+    in->eof |= length > FRAME_LIMIT; /* now: nothing more may ever come */
     if (length > FRAME_LIMIT || pending - 4 < length)
         return false;
     *payload = (struct etf_slice){in->data + in->start + 4, length};
@@ -142,6 +146,8 @@ void inbox_free(struct inbox *in) {
 /* ---- out ----------------------------------------------------------------------------------------------------- */
 
 struct etf_writer frame_begin(struct outbox *out) {
+    if (sizeof out->data - out->used < FRAME_ROOM) /* make room, held back or not */
+        outbox_flush(out);
     if (out->sent == out->used)
         out->sent = out->used = 0;
     struct etf_writer w = {out->data, sizeof out->data, out->used + 4, false};

@@ -10,14 +10,16 @@
 enum {
     FRAME_LIMIT = 16 << 20, /* a request with the largest argv and env that execve(2) takes is well below */
     FDS_LIMIT = 253,        /* SCM_MAX_FD */
-    OUTBOX_SIZE = 1024,     /* a session's events are a dozen, of some fifty bytes */
+    OUTBOX_SIZE = 1024,     /* a session's events are a dozen, of some fifty bytes … */
+    FRAME_ROOM = 128,       /* … and none is longer than this */
     INBOX_SIZE = 4096,      /* to begin with: most requests fit */
 };
 
 struct inbox {
     int fd;
     bool is_socket;
-    bool eof;    /* the far side is gone, or what it sent is no frame */
+    bool eof;      /* the far side is gone, or what it sent is no frame */
+    bool fds_lost; /* some did not fit under RLIMIT_NOFILE */
     uint8_t *data; /* owned, unless it is the buffer that the inbox was given to begin with */
     bool data_owned;
     size_t size, start, end, fd_count;
@@ -54,6 +56,7 @@ static inline bool outbox_empty(const struct outbox *out) { return out->broken |
 
 /* sendmsg/recvmsg with fds, shared with the zygote. Both set close-on-exec and never block or raise SIGPIPE. */
 ssize_t send_with_fd(int socket, const void *data, size_t length, int fd);
-ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count);
+ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count,
+                         bool *fds_lost);
 
 #endif

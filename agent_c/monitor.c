@@ -319,11 +319,13 @@ static void command_abort(struct monitor *m, int64_t unused) {
 }
 
 static void command_signal(struct monitor *m, int64_t number) {
+    if (number < 1 || number > 64)
+        return;
     if (m->phase == RUNNING) {
         (void)kill(m->leader, (int)number);
         return;
     }
-    if (m->phase == ENDED || number < 1 || number > 64)
+    if (m->phase == ENDED)
         return;
     if (m->kept_count == m->kept_size) {
         size_t size = m->kept_size * 2 + 32;
@@ -344,7 +346,9 @@ static void command_kill(struct monitor *m, int64_t unused) {
         kill_all(m);
 }
 
-static void command_shutdown(struct monitor *m, int64_t grace_ms) { end_gracefully(m, grace_ms * 1000); }
+static void command_shutdown(struct monitor *m, int64_t grace_ms) {
+    end_gracefully(m, grace_ms < UINT32_MAX ? grace_ms < 0 ? 0 : grace_ms * 1000 : UINT32_MAX * INT64_C(1000));
+}
 
 static const struct command {
     const char *name;

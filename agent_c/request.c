@@ -130,6 +130,8 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
     for (const char *type = step->kind->arguments; *type != '\0' && !r->bad; type++) {
         if (*type == 'i') {
             step->number[numbers++] = etf_integer(r);
+        } else if (*type == 'd') { /* -1 would mean "as it is" */
+            step->number[numbers++] = etf_between(r, 0, (gid_t)-2);
         } else if (*type == 't') {
             step->text = take_text(q, r);
         } else {
@@ -138,7 +140,7 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
             if (step->list_length > 0 && (list = calloc(step->list_length, sizeof *list)) == NULL)
                 r->bad = true;
             for (size_t i = 0; i < step->list_length && !r->bad; i++)
-                list[i] = (gid_t)etf_integer(r);
+                list[i] = (gid_t)etf_between(r, 0, (gid_t)-2);
             etf_list_end(r);
             step->list = list;
         }
@@ -147,8 +149,8 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
 
 static void key_steps(struct request *q, struct etf_reader *r) {
     size_t count = etf_list(r);
-    q->steps = q->steps == NULL && count > 0 ? calloc(count, sizeof *q->steps) : NULL;
-    if (q->steps == NULL && count > 0)
+    r->bad |= q->steps != NULL; /* twice */
+    if (count > 0 && !r->bad && (q->steps = calloc(count, sizeof *q->steps)) == NULL)
         r->bad = true;
     size_t checkpoints = 0;
     for (size_t i = 0; i < count && !r->bad; i++) {
@@ -169,7 +171,7 @@ static void key_orphan(struct request *q, struct etf_reader *r) {
     }
     r->bad |= etf_tuple(r) != 2;
     r->bad |= !slice_is(etf_atom(r), "kill");
-    q->orphan_grace_us = etf_integer(r) * 1000;
+    q->orphan_grace_us = etf_between(r, 0, UINT32_MAX) * 1000;
 }
 
 static void key_auto_proceed(struct request *q, struct etf_reader *r) { q->auto_proceed = take_bool(r); }
@@ -206,6 +208,7 @@ static void take_stdio(struct request *q, struct etf_reader *r, int first, int l
     for (int fd = first; fd <= last && devnull && !r->bad; fd++) {
         close_fd(&q->fds[fd].source);
         q->fds[fd].source = open("/dev/null", O_RDWR | O_CLOEXEC);
+        r->bad |= q->fds[fd].source < 0;
     }
 }
 
@@ -284,12 +287,13 @@ static void take_map(struct request *q, struct etf_reader *r, bool port) {
 static bool take_fds(struct request *q, struct inbox *in, bool port) {
     if (port)
         return true;
-    if (in->fd_count < q->fd_count)
+    if (in->fd_count != q->fd_count) {
+        errno = in->fds_lost ? EMFILE : EINVAL;
         return false;
+    }
     for (size_t i = 0; i < q->fd_count; i++)
         q->fds[i].source = steal_fd(&in->fds[i]);
-    memmove(in->fds, in->fds + q->fd_count, (in->fd_count - q->fd_count) * sizeof in->fds[0]);
-    in->fd_count -= q->fd_count;
+    in->fd_count = 0;
     return true;
 }
 

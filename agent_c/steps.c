@@ -36,8 +36,8 @@ const struct step_kind step_kinds[] = {
     {"rlimit", "iii", STAGE_rlimit, step_rlimit},
     {"hostname", "t", STAGE_hostname, step_hostname},
     {"setgroups", "l", STAGE_setgroups, step_setgroups},
-    {"setgid", "i", STAGE_setgid, step_setgid},
-    {"setuid", "i", STAGE_setuid, step_setuid},
+    {"setgid", "d", STAGE_setgid, step_setgid},
+    {"setuid", "d", STAGE_setuid, step_setuid},
     {"chdir", "t", STAGE_chdir, step_chdir},
     {"no_new_privs", "", STAGE_no_new_privs, step_no_new_privs},
 };

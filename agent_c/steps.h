@@ -11,7 +11,7 @@ struct step;
 
 struct step_kind {
     const char *name;
-    const char *arguments; /* one letter each: i integer, t text, l list of integers */
+    const char *arguments; /* one letter each: i integer, d uid or gid, t text, l list of gids */
     enum stage stage;      /* where a refusal is reported */
     long (*run)(const struct step *step); /* 0, or a negated errno: raw.h */
 };

@@ -91,7 +91,8 @@ static bool hear_python(struct zygote *z) {
         char text[8];
         int fds[4];
         size_t fd_count = 0;
-        ssize_t got = receive_with_fds(z->control, text, sizeof text, fds, COUNT_OF(fds), &fd_count);
+        bool lost = false; /* then its far side is closed, unread, which tells */
+        ssize_t got = receive_with_fds(z->control, text, sizeof text, fds, COUNT_OF(fds), &fd_count, &lost);
         if (got < 0 && errno == EAGAIN)
             return true;
         if (got <= 0)

@@ -66,7 +66,9 @@ class Zygote:
         with self._lock:
             if self.greeted:
                 return
-            if not select.select([self.control], [], [], _GREETING_SECONDS)[0]:
+            spoke = select.poll()  # not select(): the fd may be above 1023
+            spoke.register(self.control, select.POLLIN)
+            if not spoke.poll(_GREETING_SECONDS * 1000):
                 self.kill()
                 raise AgentError(
                     f"the agent {self.path} said nothing in {_GREETING_SECONDS:.0f} s; {_REINSTALL}",

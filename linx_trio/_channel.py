@@ -38,6 +38,8 @@ class Channel:
         error
         here: reading tells.
         """
+        if self._socket.fileno() < 0:
+            return
         if self._out:
             self._out += frame
             return
@@ -57,7 +59,7 @@ class Channel:
     async def _pump(self) -> None:
         # OSError: the far side is gone, or ours was closed; reading tells.
         with contextlib.suppress(OSError, trio.ClosedResourceError):
-            while self._out:
+            while self._out and self._socket.fileno() >= 0:
                 await trio.lowlevel.wait_writable(self._socket)
                 with contextlib.suppress(BlockingIOError):
                     del self._out[: self._socket.send(self._out)]

@@ -232,10 +232,11 @@ def _pass_fds(value: Any, name: str) -> tuple[int | HasFileno, ...]:
 
 
 def _optional(value: Any, name: str) -> frozenset[str]:
-    names = frozenset(_words(value, name))
-    for item in names - OPTIONAL:
-        raise ValueError(f"{name} has {item!r}; what can be given up is: {', '.join(sorted(OPTIONAL))}")
-    return names
+    names = tuple(_words(value, name))
+    for item in names:
+        if not isinstance(item, str) or item not in OPTIONAL:
+            raise ValueError(f"{name} has {item!r}; what can be given up is: {', '.join(sorted(OPTIONAL))}")
+    return frozenset(names)
 
 
 CHECKS: Mapping[str, Callable[[Any, str], Any]] = {

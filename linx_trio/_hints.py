@@ -85,5 +85,6 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("setuid", errno.EINVAL): "the uid is not mapped in the workload's user namespace",
     ("hostname", errno.EPERM): "the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace",
     ("chdir", errno.EACCES): "the workload's own ids (uid=, gid=, groups=) may not enter it",
+    ("request", errno.EMFILE): "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
     ("request", errno.EINVAL): "the agent did not understand the request: is it of another version?",
 }  # fmt: skip

@@ -4,6 +4,7 @@ it.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,9 @@ from typing import cast
 from linx_trio._caller import Caller
 from linx_trio._hints import hint_for
 from linx_trio._options import LINGER, RLIMITS
+from linx_trio._proto import etf
 from linx_trio._proto import messages as m
+from linx_trio._proto.framing import FramingError
 from linx_trio._stdio import STREAMS
 from linx_trio._workload import Workload
 from linx_trio.errors import SetupError, setup_error
@@ -26,6 +29,14 @@ class Request:
     message: m.Spawn
     origins: Sequence[tuple[str, str]]
     workload: Workload
+
+    def frame(self) -> bytes:
+        """The message's frame. Raises `SetupError` for one that is longer than frames can be: execve(2) takes less."""
+        try:
+            return self.message.frame()
+        except (etf.CodecError, FramingError):
+            hint = hint_for("execve", errno.E2BIG, self.workload)
+            raise setup_error(errno.E2BIG, "execve", self.workload.arguments[0], hint) from None
 
     def option_of(self, index: int) -> str:
         """The name of the option that step `index` came from. `messages.Nonsense` if there is no such step."""

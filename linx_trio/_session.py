@@ -18,6 +18,7 @@ import errno
 import logging
 import os
 import signal as _signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
@@ -341,7 +342,7 @@ class Session:
         zygote = await _agent.acquire(caller)
         self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
         self._channel = channel = Channel()
-        frame = self._request.message.frame()
+        frame = self._request.frame()
         await _congested(lambda: channel.send(frame, fds))
         try:
             await _congested(lambda: zygote.hand_over(channel.peer))
@@ -557,12 +558,30 @@ class _Events:
 
 
 async def _wait_really(event: trio.Event, seconds: float) -> bool:
-    """Waits, shielded, for `event` up to so many seconds of real time: a test's clock may jump, processes do not."""
-    deadline = time.monotonic() + seconds
-    while not event.is_set() and (left := deadline - time.monotonic()) > 0:
-        with trio.CancelScope(deadline=trio.current_time() + left, shield=True):
+    """Waits, shielded, for `event`, up to so many seconds of real time."""
+    clock = trio.lowlevel.current_clock()
+    deadline = clock.current_time() + seconds
+    scope = trio.CancelScope(shield=True)
+    if abs(clock.deadline_to_sleep_time(deadline) - seconds) < 1:
+        scope.deadline = deadline
+        with scope:
             await event.wait()
+        return event.is_set()
+    # A test's clock: it stands still, or jumps, and processes do neither.
+    timer = threading.Timer(seconds, _cancel_from_outside, (trio.lowlevel.current_trio_token(), scope))
+    timer.daemon = True
+    timer.start()
+    try:
+        with scope:
+            await event.wait()
+    finally:
+        timer.cancel()
     return event.is_set()
+
+
+def _cancel_from_outside(token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> None:
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(scope.cancel)
 
 
 async def _congested(send: Callable[[], None]) -> None:

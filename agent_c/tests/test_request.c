@@ -1,0 +1,640 @@
+/* request.c: what a session and a port may ask for, what is refused, and who owns the fds either way. */
+#include "check.h"
+
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "../request.h"
+
+static struct term term;
+static struct request q;
+static struct inbox in;
+static uint8_t *payload;
+
+static struct etf_writer *begin(uint32_t pairs) {
+    struct etf_writer *w = term_begin(&term);
+    etf_put_tuple(w, 2);
+    etf_put_atom(w, "spawn");
+    put_map(w, pairs);
+    return w;
+}
+
+static void put_argv(struct etf_writer *w) {
+    etf_put_atom(w, "argv");
+    put_binaries(w, "/bin/true", NULL);
+}
+
+/* Parses what has been built, with `fds` fds beside it. `done` must follow, whatever the answer. */
+static bool parse(size_t fds, bool port) {
+    payload = exact_copy(term.data, term.w.used);
+    in = (struct inbox){.fd = -1};
+    for (; in.fd_count < fds; in.fd_count++)
+        in.fds[in.fd_count] = fcntl(1, F_DUPFD_CLOEXEC, 3);
+    errno = 0;
+    bool ok = request_parse(&q, (struct etf_slice){payload, term.w.used}, &in, port);
+    CHECK(ok || errno == EINVAL);
+    CHECK(q.arena_used <= q.arena_size);
+    CHECK(q.steps != NULL || q.step_count == 0);
+    if (q.steps == NULL)
+        q.step_count = 0; /* request_free would crash, and the other tests not be run */
+    free(payload);        /* the request keeps nothing of the frame */
+    return ok;
+}
+
+static void done(void) {
+    request_close_fds(&q);
+    request_free(&q);
+    inbox_free(&in);
+}
+
+static bool accepted(bool port) {
+    bool ok = parse(0, port);
+    done();
+    return ok;
+}
+
+/* ---- what both understand ------------------------------------------------------------------------------------ */
+
+static void the_least(void) {
+    for (int port = 0; port <= 1; port++) {
+        put_argv(begin(1));
+        CHECK(parse(0, port));
+        CHECK(strcmp(q.argv[0], "/bin/true") == 0 && q.argv[1] == NULL);
+        CHECK(q.envp == NULL && q.namespaces == 0 && q.step_count == 0);
+        CHECK(q.new_session && !q.auto_proceed && !q.linger);
+        CHECK_INT(q.orphan_grace_us, 5000000);
+        CHECK_INT(q.fd_count, port ? 3 : 0);
+        done();
+    }
+}
+
+static void argv_in_every_form(void) {
+    struct etf_writer *w = begin(1);
+    etf_put_atom(w, "argv");
+    put_list(w, 5);
+    etf_put_binary(w, "/bin/sh");
+    put_string(w, "-c");
+    put_nil(w); /* "" is [] */
+    etf_put_binary(w, "");
+    put_bytes(w, "\xff\x01\n=", 4);
+    put_nil(w);
+    CHECK(parse(0, true));
+    static const char *const want[] = {"/bin/sh", "-c", "", "", "\xff\x01\n="};
+    for (size_t i = 0; i < COUNT_OF(want); i++)
+        CHECK(strcmp(q.argv[i], want[i]) == 0);
+    CHECK(q.argv[COUNT_OF(want)] == NULL);
+    done();
+}
+
+static void env_in_every_form(void) {
+    for (int form = 0; form < 3; form++) {
+        struct etf_writer *w = begin(2);
+        put_argv(w);
+        etf_put_atom(w, "env");
+        if (form == 0) {
+            put_binaries(w, "A=1", "B=", "C=x=y", NULL);
+        } else if (form == 1) {
+            put_list(w, 3);
+            etf_put_tuple(w, 2), put_string(w, "A"), put_string(w, "1");
+            etf_put_tuple(w, 2), etf_put_binary(w, "B"), put_nil(w);
+            put_tag32(w, 105, 2), etf_put_binary(w, "C"), etf_put_binary(w, "x=y");
+            put_nil(w);
+        } else {
+            put_map(w, 3);
+            etf_put_binary(w, "A"), etf_put_binary(w, "1");
+            put_string(w, "B"), etf_put_binary(w, "");
+            etf_put_binary(w, "C"), put_string(w, "x=y");
+        }
+        CHECK(parse(0, true));
+        static const char *const want[] = {"A=1", "B=", "C=x=y"};
+        for (size_t i = 0; i < COUNT_OF(want); i++)
+            CHECK(strcmp(q.envp[i], want[i]) == 0);
+        CHECK(q.envp[COUNT_OF(want)] == NULL);
+        done();
+    }
+}
+
+static void an_empty_env_is_no_inherited_one(void) {
+    for (int as_map = 0; as_map <= 1; as_map++) {
+        struct etf_writer *w = begin(2);
+        put_argv(w);
+        etf_put_atom(w, "env");
+        as_map ? put_map(w, 0) : put_nil(w);
+        CHECK(parse(0, true));
+        CHECK(q.envp != NULL && q.envp[0] == NULL);
+        done();
+    }
+}
+
+static void namespaces(void) {
+    static const struct {
+        const char *name;
+        uint64_t flag;
+    } kinds[] = {
+        {"user", CLONE_NEWUSER}, {"mount", CLONE_NEWNS},      {"uts", CLONE_NEWUTS}, {"ipc", CLONE_NEWIPC},
+        {"net", CLONE_NEWNET},   {"cgroup", CLONE_NEWCGROUP}, {"pid", CLONE_NEWPID}, {"time", 0x80},
+    };
+    uint64_t all = 0;
+    for (size_t i = 0; i <= COUNT_OF(kinds); i++) {
+        struct etf_writer *w = begin(2);
+        put_argv(w);
+        etf_put_atom(w, "namespaces");
+        size_t from = i < COUNT_OF(kinds) ? i : 0, until = i < COUNT_OF(kinds) ? i + 1 : i;
+        put_list(w, (uint32_t)(until - from));
+        for (size_t k = from; k < until; k++)
+            k % 2 ? etf_put_atom(w, kinds[k].name) : etf_put_binary(w, kinds[k].name);
+        put_nil(w);
+        CHECK(parse(0, i % 2 == 0));
+        if (i < COUNT_OF(kinds))
+            all |= kinds[i].flag;
+        CHECK(q.namespaces == (i < COUNT_OF(kinds) ? kinds[i].flag : all));
+        done();
+    }
+}
+
+/* ---- what both refuse ---------------------------------------------------------------------------------------- */
+
+/* A request whose one pair is `key` and the bytes of `value`, beside a good argv. */
+static bool accepts(const char *key, const void *value, size_t length, bool port) {
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, key);
+    put_raw(w, value, length);
+    return accepted(port);
+}
+
+#define REFUSED(key, value, port) CHECK(!accepts(key, value, sizeof(value) - 1, port))
+#define ACCEPTED(key, value, port) CHECK(accepts(key, value, sizeof(value) - 1, port))
+
+static void no_requests(void) {
+    static const struct {
+        const char *data;
+        size_t length;
+    } terms[] = {
+#define TERM(literal) {literal, sizeof(literal) - 1}
+        TERM(""), TERM("\x83"), TERM("\x82\x6a"), TERM("\x83\x6a"), TERM("\x83\x77\x05spawn"), TERM("\x83\x68\x01\x77\x05spawn"),
+        TERM("\x83\x68\x02\x77\x05spawn\x6a"), TERM("\x83\x68\x02\x77\x05spawn\x74\x00\x00\x00\x00"),
+        TERM("\x83\x68\x02\x77\x05spawn\x74\x7f\xff\xff\xff"), TERM("\x83\x68\x02\x77\x05span!\x74\x00\x00\x00\x00"),
+        TERM("\x83\x68\x02\x6d\x00\x00\x00\x05spawn\x74\x00\x00\x00\x00"), TERM("\x83\x68\x00"),
+        TERM("\x83\x74\x00\x00\x00\x01\x77\x05spawn\x6a"),
+#undef TERM
+    };
+    for (size_t i = 0; i < COUNT_OF(terms); i++)
+        for (int port = 0; port <= 1; port++) {
+            (void)term_begin(&term);
+            term.w.used = 0;
+            put_raw(&term.w, terms[i].data, terms[i].length);
+            CHECK(!accepted(port));
+        }
+}
+
+static void enter_has_no_room_yet(void) {
+    for (int port = 0; port <= 1; port++) {
+        struct etf_writer *w = term_begin(&term);
+        etf_put_tuple(w, 2);
+        etf_put_atom(w, "enter");
+        put_map(w, 2);
+        put_argv(w);
+        etf_put_atom(w, "target");
+        etf_put_integer(w, 1);
+        CHECK(!accepted(port));
+    }
+}
+
+static void bad_argvs(void) {
+    static const struct {
+        const char *data;
+        size_t length;
+    } values[] = {
+#define VALUE(literal) {literal, sizeof(literal) - 1}
+        VALUE("\x6a"),                                                    /* [] */
+        VALUE("\x77\x01" "a"),                                            /* an atom */
+        VALUE("\x6b\x00\x02" "ab"),                                       /* "ab" is a list of numbers */
+        VALUE("\x6c\x00\x00\x00\x01\x61\x01\x6a"),                        /* [1] */
+        VALUE("\x6c\x00\x00\x00\x01\x77\x01" "a\x6a"),                    /* [a] */
+        VALUE("\x6c\x00\x00\x00\x01\x6d\x00\x00\x00\x01" "a\x6d\x00\x00\x00\x01" "b"), /* [<<"a">> | <<"b">>] */
+        VALUE("\x6c\x00\x00\x00\x01\x6d\x00\x00\x00\x03" "a\0b\x6a"),     /* a NUL byte */
+        VALUE("\x6c\x00\x00\x00\x01\x6b\x00\x01\x00\x6a"),                /* [0] as a string */
+        VALUE("\x6c\xff\xff\xff\xff\x6a"),                                /* a count that is a lie */
+        VALUE("\x6c\x00\x00\x00\x02\x6d\x00\x00\x00\x01" "a\x6a"),        /* a count one too high: the tail becomes "" */
+        VALUE("\x6c\x00\x00\x00\x01\x6d\x7f\xff\xff\xff" "a\x6a"),
+#undef VALUE
+    };
+    for (size_t i = 0; i < COUNT_OF(values); i++)
+        for (int port = 0; port <= 1; port++) {
+            struct etf_writer *w = begin(1);
+            etf_put_atom(w, "argv");
+            put_raw(w, values[i].data, values[i].length);
+            CHECK(!accepted(port));
+        }
+}
+
+static void bad_values(void) {
+    for (int port = 0; port <= 1; port++) {
+        REFUSED("env", "\x6c\x00\x00\x00\x01\x61\x01\x6a", port);
+        REFUSED("env", "\x6c\x00\x00\x00\x01\x68\x01\x6a\x6a", port);
+        REFUSED("env", "\x6c\x00\x00\x00\x01\x68\x02\x6b\x00\x01\x41\x77\x05" "false\x6a", port);
+        REFUSED("env", "\x6c\x00\x00\x00\x01\x68\x02\x6b\x00\x01\x41\x6b\x00\x01\x00\x6a", port);
+        REFUSED("env", "\x6c\x00\x00\x00\x01\x68\x02\x6b\x00\x01\x00\x6b\x00\x01\x41\x6a", port);
+        REFUSED("env", "\x77\x04none", port);
+        REFUSED("namespaces", "\x6c\x00\x00\x00\x01\x77\x04typo\x6a", port);
+        REFUSED("namespaces", "\x6c\x00\x00\x00\x01\x61\x07\x6a", port);
+        REFUSED("namespaces", "\x6c\x00\x00\x00\x01\x77\x03net\x77\x03uts", port);
+        REFUSED("namespaces", "\x77\x03net", port);
+    }
+}
+
+static void what_follows_the_term(void) {
+    struct etf_writer *w = begin(1);
+    put_argv(w);
+    put_nil(w);
+    CHECK(!accepted(true));
+}
+
+static void every_prefix(void) {
+    for (int port = 0; port <= 1; port++) {
+        struct etf_writer *w = begin(3);
+        put_argv(w);
+        etf_put_atom(w, "env");
+        put_binaries(w, "A=1", NULL);
+        etf_put_atom(w, "namespaces");
+        put_list(w, 1), etf_put_atom(w, "uts"), put_nil(w);
+        size_t whole = w->used;
+        for (; term.w.used > 0; term.w.used--)
+            CHECK(accepted(port) == (term.w.used == whole));
+    }
+}
+
+static void a_key_twice(void) {
+    static const char *const keys[] = {"argv", "env", "steps"};
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        struct etf_writer *w = begin(3);
+        put_argv(w);
+        for (int twice = 0; twice < 2; twice++) {
+            etf_put_atom(w, keys[i]);
+            put_list(w, 1), strcmp(keys[i], "steps") == 0 ? etf_put_atom(w, "checkpoint") : etf_put_binary(w, "A=1"), put_nil(w);
+        }
+        CHECK(!accepted(false));
+    }
+}
+
+/* The second one is empty, and must not take the first one's memory and leave its count. */
+static void steps_twice(void) {
+    struct etf_writer *w = begin(3);
+    put_argv(w);
+    etf_put_atom(w, "steps");
+    put_list(w, 1), etf_put_atom(w, "checkpoint"), put_nil(w);
+    etf_put_atom(w, "steps");
+    put_nil(w);
+    CHECK(!accepted(false));
+}
+
+/* ---- a session ----------------------------------------------------------------------------------------------- */
+
+static void unknown_keys_are_refused_in_a_session(void) {
+    REFUSED("cwd", "\x6b\x00\x01/", false);
+    REFUSED("stdio", "\x77\x07" "devnull", false);
+    REFUSED("typo", "\x6a", false);
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_binary(w, "env"), put_nil(w);
+    CHECK(!accepted(false));
+}
+
+static void put_fds(struct etf_writer *w, const int64_t *targets, size_t count) {
+    etf_put_atom(w, "fds");
+    put_list(w, (uint32_t)count);
+    for (size_t i = 0; i < count; i++)
+        targets[i] == FD_CWD ? etf_put_atom(w, "cwd") : etf_put_integer(w, targets[i]);
+    put_nil(w);
+}
+
+static void fds_find_their_targets(void) {
+    static const int64_t targets[] = {2, FD_CWD, 0, 700};
+    put_argv(begin(2));
+    put_fds(&term.w, targets, COUNT_OF(targets));
+    CHECK(parse(4, false));
+    CHECK_INT(q.fd_count, 4);
+    CHECK_INT(in.fd_count, 0);
+    for (size_t i = 0; i < q.fd_count; i++) {
+        CHECK_INT(q.fds[i].target, targets[i]);
+        CHECK(fcntl(q.fds[i].source, F_GETFD) == FD_CLOEXEC);
+    }
+    done(); /* closes them: RUN looks */
+}
+
+/* Fewer or more fds than the plan has; either way none stays open, and the request is refused. */
+static void fds_are_counted(void) {
+    static const int64_t targets[] = {0, 1, 2};
+    for (size_t fds = 0; fds <= 6; fds++) {
+        put_argv(begin(2));
+        put_fds(&term.w, targets, COUNT_OF(targets));
+        CHECK(parse(fds, false) == (fds == 3));
+        done();
+    }
+}
+
+static void bad_fds(void) {
+    static const int64_t twice[] = {0, 1, 0}, negative[] = {-2}, large[] = {INT64_C(1) << 31}, larger[] = {INT64_C(1) << 32};
+    static const struct {
+        const int64_t *targets;
+        size_t count;
+    } plans[] = {{twice, 3}, {negative, 1}, {large, 1}, {larger, 1}};
+    for (size_t i = 0; i < COUNT_OF(plans); i++) {
+        put_argv(begin(2));
+        put_fds(&term.w, plans[i].targets, plans[i].count);
+        CHECK(!parse(plans[i].count, false));
+        done();
+    }
+    int64_t many[FDS_LIMIT + 1];
+    for (int i = 0; i <= FDS_LIMIT; i++)
+        many[i] = i;
+    put_argv(begin(2));
+    put_fds(&term.w, many, FDS_LIMIT + 1);
+    CHECK(!parse(FDS_LIMIT, false));
+    done();
+    put_argv(begin(2));
+    put_fds(&term.w, many, FDS_LIMIT);
+    CHECK(parse(FDS_LIMIT, false));
+    done();
+    REFUSED("fds", "\x6c\x00\x00\x00\x01\x77\x03" "cwt\x6a", false);
+}
+
+static void steps(void) {
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "steps");
+    put_list(w, 6);
+    etf_put_tuple(w, 2), etf_put_atom(w, "umask"), etf_put_integer(w, 18);
+    etf_put_tuple(w, 2), etf_put_atom(w, "optional");
+    etf_put_tuple(w, 4), etf_put_atom(w, "rlimit"), etf_put_integer(w, 7), etf_put_integer(w, -1), etf_put_integer(w, INT64_MAX);
+    etf_put_atom(w, "checkpoint");
+    etf_put_tuple(w, 2), etf_put_atom(w, "setgroups"), put_list(w, 2), etf_put_integer(w, 5), etf_put_integer(w, 70000), put_nil(w);
+    etf_put_tuple(w, 2), etf_put_atom(w, "hostname"), etf_put_binary(w, "box");
+    etf_put_tuple(w, 1), etf_put_atom(w, "no_new_privs");
+    put_nil(w);
+    CHECK(parse(0, false));
+    CHECK_INT(q.step_count, 6);
+    static const char *const names[] = {"umask", "rlimit", NULL, "setgroups", "hostname", "no_new_privs"};
+    for (size_t i = 0; i < COUNT_OF(names) && i < q.step_count; i++) {
+        CHECK((q.steps[i].kind == NULL) == (names[i] == NULL));
+        CHECK(names[i] == NULL || (q.steps[i].kind != NULL && strcmp(q.steps[i].kind->name, names[i]) == 0));
+        CHECK(q.steps[i].optional == (i == 1));
+    }
+    CHECK_INT(q.steps[0].number[0], 18);
+    CHECK(q.steps[1].number[1] == -1 && q.steps[1].number[2] == INT64_MAX);
+    CHECK(q.steps[3].list_length == 2 && q.steps[3].list[0] == 5 && q.steps[3].list[1] == 70000);
+    CHECK(strcmp(q.steps[4].text, "box") == 0);
+    done();
+}
+
+static void bad_steps(void) {
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x77\x04typo\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x00\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x01\x77\x04typo\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x01\x77\x05umask\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x03\x77\x05umask\x61\x01\x61\x01\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x05umask\x77\x01" "a\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x05" "chdir\x6b\x00\x01\x00\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x09setgroups\x6c\x00\x00\x00\x01\x61\x01\x61\x02\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x08optional\x77\x0a" "checkpoint\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x08optional\x68\x02\x77\x08optional\x68\x01\x77\x0cno_new_privs\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x02\x77\x0a" "checkpoint\x77\x0a" "checkpoint\x6a", false);
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x77\x0a" "checkpoint\x77\x0a" "checkpoint", false);
+    ACCEPTED("steps", "\x6a", false);
+    ACCEPTED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x09setgroups\x6a\x6a", false);
+}
+
+/* A number that does not fit what the kernel takes must not be cut until it does: uid 2^32 is not root. */
+static void ids_are_not_cut(void) {
+    static const char *const names[] = {"setuid", "setgid"};
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        for (int negative = 0; negative <= 1; negative++) {
+            struct etf_writer *w = begin(2);
+            put_argv(w);
+            etf_put_atom(w, "steps");
+            put_list(w, 1);
+            etf_put_tuple(w, 2), etf_put_atom(w, names[i]), etf_put_integer(w, negative ? -1 : INT64_C(1) << 32);
+            put_nil(w);
+            CHECK(!accepted(false));
+        }
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "steps");
+    put_list(w, 1);
+    etf_put_tuple(w, 2), etf_put_atom(w, "setgroups"), put_list(w, 1), etf_put_integer(w, INT64_C(1) << 32), put_nil(w);
+    put_nil(w);
+    CHECK(!accepted(false));
+}
+
+static void the_orphan_policy(void) {
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "orphan");
+    etf_put_tuple(w, 2), etf_put_atom(w, "kill"), etf_put_integer(w, 250);
+    CHECK(parse(0, false));
+    CHECK(!q.linger);
+    CHECK_INT(q.orphan_grace_us, 250000);
+    done();
+    w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "orphan"), etf_put_atom(w, "linger");
+    CHECK(parse(0, false));
+    CHECK(q.linger);
+    done();
+    REFUSED("orphan", "\x77\x05linge", false);
+    REFUSED("orphan", "\x68\x01\x77\x04kill", false);
+    REFUSED("orphan", "\x68\x02\x77\x04kill\x77\x04soon", false);
+}
+
+/* Milliseconds whose microseconds are beyond 64 bits: refused, and no overflow (which the sanitizer would report). */
+static void an_endless_grace(void) {
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "orphan");
+    etf_put_tuple(w, 2), etf_put_atom(w, "kill"), etf_put_integer(w, INT64_MAX);
+    CHECK(!accepted(false));
+}
+
+static void booleans(void) {
+    struct etf_writer *w = begin(3);
+    put_argv(w);
+    etf_put_atom(w, "auto_proceed"), etf_put_atom(w, "true");
+    etf_put_atom(w, "new_session"), etf_put_atom(w, "false");
+    CHECK(parse(0, false));
+    CHECK(q.auto_proceed && !q.new_session);
+    done();
+    REFUSED("auto_proceed", "\x61\x01", false);
+    REFUSED("auto_proceed", "\x77\x03yes", false);
+    REFUSED("new_session", "\x77\x00", false);
+}
+
+/* ---- a port -------------------------------------------------------------------------------------------------- */
+
+static void unknown_keys_are_skipped_in_a_port(void) {
+    ACCEPTED("typo", "\x6a", true);
+    ACCEPTED("typo", "\x46\x3f\xf0\x00\x00\x00\x00\x00\x00", true);
+    ACCEPTED("typo", "\x74\x00\x00\x00\x01\x68\x00\x6c\x00\x00\x00\x01\x6e\x01\x00\x01\x61\x01", true);
+    ACCEPTED("fds", "\x6c\x00\x00\x00\x01\x61\x07\x6a", true);
+    ACCEPTED("auto_proceed", "\x77\x04true", true);
+    ACCEPTED("steps", "\x77\x04none", true);
+    REFUSED("typo", "\x6c\x00\x00\x00\x02\x6a", true); /* no term at all */
+    REFUSED("typo", "", true);
+    struct etf_writer *w = begin(3);
+    etf_put_integer(w, 1), etf_put_integer(w, 2);
+    etf_put_binary(w, "argv"), put_nil(w);
+    put_argv(w);
+    CHECK(accepted(true));
+}
+
+static void cwd_and_no_new_privs_are_steps(void) {
+    struct etf_writer *w = begin(3);
+    put_argv(w);
+    etf_put_atom(w, "cwd"), put_string(w, "/usr");
+    etf_put_atom(w, "no_new_privs"), etf_put_atom(w, "true");
+    CHECK(parse(0, true));
+    CHECK_INT(q.step_count, 2);
+    CHECK(strcmp(q.steps[0].kind->name, "chdir") == 0 && strcmp(q.steps[0].text, "/usr") == 0);
+    CHECK(strcmp(q.steps[1].kind->name, "no_new_privs") == 0);
+    done();
+    ACCEPTED("no_new_privs", "\x77\x05" "false", true);
+    REFUSED("no_new_privs", "\x61\x01", true);
+    REFUSED("cwd", "\x77\x01/", true);
+    REFUSED("cwd", "\x6b\x00\x02/\0", true);
+    REFUSED("cwd", "\x61\x07", true);
+}
+
+/* What a planned fd is: `n` for the null device, else the digit of our own fd that it is a copy of. */
+static char kind_of(int fd) {
+    struct stat it, own;
+    if (fstat(fd, &it) < 0)
+        return '?';
+    if (S_ISCHR(it.st_mode) && it.st_rdev == makedev(1, 3))
+        return 'n';
+    for (int number = 0; number <= 2; number++)
+        if (fstat(number, &own) == 0 && own.st_dev == it.st_dev && own.st_ino == it.st_ino)
+            return (char)('0' + number);
+    return '?';
+}
+
+/* Gives fds 0, 1 and 2 three different files, none of them the null device; what is printed still goes where it went. */
+static void stand_on_three_files(int kept[3]) {
+    (void)fflush(stdout);
+    for (int fd = 0; fd <= 2; fd++) {
+        int pair[2];
+        kept[fd] = fcntl(fd, F_DUPFD_CLOEXEC, 100);
+        if (pipe2(pair, O_CLOEXEC) < 0 || dup2(pair[fd == 0 ? 0 : 1], fd) < 0)
+            abort();
+        close_fd(&pair[0]);
+        close_fd(&pair[1]);
+    }
+}
+
+static void step_back(int kept[3]) {
+    for (int fd = 0; fd <= 2; fd++) {
+        if (kept[fd] >= 0 && dup2(kept[fd], fd) < 0)
+            abort();
+        close_fd(&kept[fd]);
+    }
+}
+
+static void stdio(void) {
+    static const struct {
+        const char *value;
+        size_t length;
+        char want[4];
+    } cases[] = {
+#define CASE(value, want) {value, sizeof(value) - 1, want}
+        CASE("\x77\x07inherit", "012"),
+        CASE("\x77\x07" "devnull", "nnn"),
+        CASE("\x6a", "012"),
+        CASE("\x74\x00\x00\x00\x00", "012"),
+        CASE("\x6c\x00\x00\x00\x01\x68\x02\x77\x06stdout\x77\x07" "devnull\x6a", "0n2"),
+        CASE("\x74\x00\x00\x00\x01\x77\x05stdin\x77\x07" "devnull", "n12"),
+        CASE("\x74\x00\x00\x00\x01\x77\x06stderr\x77\x06stdout", "011"),
+        CASE("\x74\x00\x00\x00\x02\x77\x06stderr\x77\x06stdout\x77\x06stdout\x77\x07" "devnull", "0nn"),
+        CASE("\x6c\x00\x00\x00\x02\x68\x02\x77\x06stderr\x77\x07inherit\x68\x02\x77\x05stdin\x77\x07" "devnull\x6a", "n12"),
+#undef CASE
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct etf_writer *w = begin(2);
+        put_argv(w);
+        etf_put_atom(w, "stdio");
+        put_raw(w, cases[i].value, cases[i].length);
+        int kept[3];
+        stand_on_three_files(kept);
+        bool ok = parse(0, true);
+        char got[4] = "";
+        bool closed = true;
+        for (size_t fd = 0; fd < 3 && fd < q.fd_count; fd++) {
+            got[fd] = kind_of(q.fds[fd].source);
+            closed &= fcntl(q.fds[fd].source, F_GETFD) == FD_CLOEXEC;
+        }
+        done();
+        step_back(kept);
+        CHECK(ok && closed && strcmp(got, cases[i].want) == 0);
+    }
+}
+
+static void bad_stdio(void) {
+    REFUSED("stdio", "\x77\x04null", true);
+    REFUSED("stdio", "\x77\x06stdout", true);
+    REFUSED("stdio", "\x61\x01", true);
+    REFUSED("stdio", "\x6c\x00\x00\x00\x01\x77\x06stdout\x6a", true);
+    REFUSED("stdio", "\x6c\x00\x00\x00\x01\x68\x02\x77\x06stdouT\x77\x07" "devnull\x6a", true);
+    REFUSED("stdio", "\x6c\x00\x00\x00\x01\x68\x02\x77\x06stdout\x77\x06stdout\x6a", true);
+    REFUSED("stdio", "\x6c\x00\x00\x00\x01\x68\x02\x77\x05stdin\x77\x07" "devnull\x61\x01", true);
+    REFUSED("stdio", "\x74\x00\x00\x00\x01\x61\x01\x77\x07" "devnull", true);
+}
+
+/* ---- the arena ----------------------------------------------------------------------------------------------- */
+
+/* Texts that cost most beside what they bring: each a tag of one byte, and in the arena a NUL. */
+static void the_arena_suffices(void) {
+    enum { COUNT = 20000 };
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "env");
+    put_list(w, COUNT);
+    for (int i = 0; i < COUNT; i++)
+        etf_put_tuple(w, 2), put_nil(w), put_nil(w);
+    put_nil(w);
+    CHECK(parse(0, true));
+    CHECK(q.arena_used <= term.w.used);
+    CHECK(strcmp(q.envp[COUNT - 1], "=") == 0 && q.envp[COUNT] == NULL);
+    done();
+}
+
+int main(void) {
+    RUN(the_least);
+    RUN(argv_in_every_form);
+    RUN(env_in_every_form);
+    RUN(an_empty_env_is_no_inherited_one);
+    RUN(namespaces);
+    RUN(no_requests);
+    RUN(enter_has_no_room_yet);
+    RUN(bad_argvs);
+    RUN(bad_values);
+    RUN(what_follows_the_term);
+    RUN(every_prefix);
+    RUN(a_key_twice);
+    RUN(steps_twice);
+    RUN(unknown_keys_are_refused_in_a_session);
+    RUN(fds_find_their_targets);
+    RUN(fds_are_counted);
+    RUN(bad_fds);
+    RUN(steps);
+    RUN(bad_steps);
+    RUN(ids_are_not_cut);
+    RUN(the_orphan_policy);
+    RUN(booleans);
+    RUN(unknown_keys_are_skipped_in_a_port);
+    RUN(cwd_and_no_new_privs_are_steps);
+    RUN(stdio);
+    RUN(bad_stdio);
+    RUN(the_arena_suffices);
+    RUN(an_endless_grace); /* the last one: where it overflows, the sanitizer ends the program */
+    return verdict();
+}
