@@ -19,6 +19,7 @@
 #include "frame.h"
 #include "monitor.h"
 #include "namespaces.h"
+#include "raw.h"
 #include "steps.h"
 #include "subtree.h"
 #include "zygote.h"
@@ -35,11 +36,12 @@ enum { EXIT_USAGE = 64, EXIT_SYSTEM = 71 };
 /* Every signal at its default and blocked: the workload starts with default dispositions (Python's ignored SIGPIPE ends
  * here), and a stray SIGINT or SIGTERM cannot cut a session's clean-up short. */
 static int take_signals(void) {
-    sigset_t all, child;
+    /* The bare calls: libcs keep the first real-time signals to themselves, and leave them out of "all". */
+    const uint64_t default_action[4] = {0}, all = ~UINT64_C(0);
     for (int number = 1; number <= 64; number++)
-        (void)signal(number, SIG_DFL);
-    sigfillset(&all);
-    (void)sigprocmask(SIG_SETMASK, &all, NULL);
+        (void)RAW4(rt_sigaction, number, default_action, NULL, sizeof all);
+    (void)RAW4(rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
+    sigset_t child;
     sigemptyset(&child);
     sigaddset(&child, SIGCHLD);
     return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);

@@ -175,7 +175,8 @@ static void hear_child(struct monitor *m, bool known_to_have_executed) {
     while (m->control >= 0) {
         struct child_message news;
         ssize_t got = recv(m->control, &news, sizeof news, MSG_DONTWAIT);
-        if (got < 0 && errno == EINTR)
+        /* A child that has ended without reading its permission leaves ECONNRESET, once, before what it has said. */
+        if (got < 0 && (errno == EINTR || errno == ECONNRESET))
             continue;
         if (got < 0 && errno == EAGAIN)
             return;

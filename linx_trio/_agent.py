@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import select
 import signal
@@ -23,7 +24,8 @@ import trio
 
 from linx_trio._build_id import source_hash
 from linx_trio._caller import Caller
-from linx_trio._fd import after_fork
+from linx_trio._fd import after_fork, socket_pair
+from linx_trio._hints import hint_for
 from linx_trio._options import RLIMITS
 from linx_trio._proto import messages as m
 from linx_trio._version import __version__
@@ -51,7 +53,9 @@ class Zygote:
         self.baseline = _with_all_files(baseline)
         self.greeted = False
         self._lock = threading.Lock()
-        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._users = 0
+        self._retired = False
+        self.control, theirs = socket_pair(socket.SOCK_SEQPACKET)
         with theirs:
             try:
                 self.pid = _spawn(path, theirs.fileno())
@@ -126,10 +130,27 @@ class Zygote:
         except (ProcessLookupError, ChildProcessError):
             return None
 
+    # The three that follow are called with `_lock` held.
+
+    def use(self) -> Zygote:
+        """Keeps it from being closed until `unuse`: other threads may retire it meanwhile."""
+        self._users += 1
+        return self
+
+    def unuse(self) -> None:
+        self._users -= 1
+        self._close_if_idle()
+
     def retire(self) -> None:
-        """Lets it end by itself, after its last session."""
-        self.control.close()
-        _retired.append(self.pid)
+        """Lets it end by itself, after its last session, and after those who are about to hand it one."""
+        if not self._retired:
+            self._retired = True
+            _retired.append(self.pid)
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        if self._retired and self._users == 0:
+            self.control.close()
 
     def close_after_fork(self) -> None:
         self.control.close()
@@ -175,14 +196,16 @@ def _cannot_start(path: Path, exc: OSError) -> Exception:
         case errno.ENOEXEC:
             why = "is no program for this machine"
         case errno.EAGAIN | errno.ENOMEM | errno.EMFILE | errno.ENFILE as number:
-            return setup_error(number, "fork", str(path))
+            return setup_error(number, "fork", str(path), hint_for("fork", number))
         case _:
             why = f"cannot be started: {exc.strerror}"
     source = f" (it was named by {OVERRIDE})" if OVERRIDE in os.environ else ""
     return AgentError(f"the agent {path} {why}{source}; {_REINSTALL}", path)
 
 
-def _check_platform() -> None:
+@functools.cache
+def check_platform() -> None:
+    """Raises `NotSupported` where nothing can be spawned."""
     if sys.platform != "linux":
         raise NotSupported("spawning", f"it needs Linux, and this is {sys.platform}")
     release = os.uname().release
@@ -191,8 +214,11 @@ def _check_platform() -> None:
         raise NotSupported("spawning", f"it needs Linux 5.11, and this is {release}")
 
 
+_KEPT = 4
+"""Zygotes that are kept for callers of different identities, such as threads in network namespaces of their own."""
+
 _lock = threading.Lock()
-_current: Zygote | None = None
+_zygotes: dict[tuple[object, ...], Zygote] = {}  # the least recently used first
 _retired: list[int] = []
 
 
@@ -213,32 +239,29 @@ def reap() -> None:
 
 
 def _start(caller: Caller) -> Zygote:
-    """The current zygote if it is the caller's, else a new one in its place."""
-    global _current
+    """The zygote of the caller's identity, in use; a new one if there is none."""
+    key = (os.environ.get(OVERRIDE), *caller.identity)
     with _lock:
-        if _current is not None and _current.baseline.identity == caller.identity and _current.control.fileno() >= 0:
-            return _current
-        _check_platform()
-        if _current is not None:
-            _current.retire()
-            _current = None
-        _reap_retired()
-        _current = Zygote(agent_path(), caller)
-        return _current
+        zygote = _zygotes.pop(key, None)
+        if zygote is None:
+            _reap_retired()
+            zygote = Zygote(agent_path(), caller)
+        _zygotes[key] = zygote
+        while len(_zygotes) > _KEPT:
+            _zygotes.pop(next(iter(_zygotes))).retire()
+        return zygote.use()
 
 
 def discard(zygote: Zygote) -> None:
-    """Makes the next `acquire` start another one: this one is dead."""
-    global _current
+    """Makes the next `acquire` start another one: this one is dead, or no good."""
     with _lock:
-        if _current is zygote:
-            _current = None
-        if zygote.control.fileno() >= 0:
-            zygote.retire()
+        for key in [key for key, kept in _zygotes.items() if kept is zygote]:
+            del _zygotes[key]
+        zygote.retire()
 
 
 async def acquire(caller: Caller) -> Zygote:
-    """A zygote that is what the caller is.
+    """A zygote that is what the caller is, until `release`.
 
     Raises `AgentError`, `NotSupported`, or `SetupError` (stage ``fork``). Cancellation leaves it running, for the next.
     """
@@ -246,23 +269,37 @@ async def acquire(caller: Caller) -> Zygote:
     if not zygote.greeted:
         try:
             await trio.to_thread.run_sync(zygote.wait_greeting, abandon_on_cancel=True)
-        except (AgentError, NotSupported):
-            discard(zygote)
+        except BaseException as exc:
+            if isinstance(exc, (AgentError, NotSupported)):
+                discard(zygote)
+            release(zygote)
             raise
     return zygote
 
 
+def release(zygote: Zygote) -> None:
+    """Ends what `acquire` began."""
+    with _lock:
+        zygote.unuse()
+
+
+def current() -> list[Zygote]:
+    """The zygotes that wait for sessions, the one used last at the end."""
+    with _lock:
+        return list(_zygotes.values())
+
+
 @atexit.register
-def _retire_at_exit() -> None:
-    """The end of the socket would do; this spares the interpreter a warning about it."""
-    if _current is not None:
-        _current.control.close()
+def _close_at_exit() -> None:
+    """The end of the process would do; this spares the interpreter a warning about open sockets."""
+    for zygote in _zygotes.values():
+        zygote.control.close()
 
 
 def _forget_after_fork() -> None:
-    """A forked child has its parent's zygote in common with nobody: it starts its own."""
-    global _current, _lock
-    _current = None
+    """A forked child shares its parent's zygotes with nobody: it starts its own."""
+    global _lock
+    _zygotes.clear()
     _lock = threading.Lock()
     _retired.clear()
 

@@ -12,6 +12,8 @@ import functools
 import os
 from dataclasses import dataclass
 
+from linx_trio.errors import NotSupported
+
 if os.name == "posix":
     import resource
 
@@ -43,7 +45,7 @@ class Caller:
 
     @staticmethod
     def now() -> Caller:
-        """Reads it. Raises `OSError` where ``/proc`` is not mounted."""
+        """Reads it. Raises `NotSupported` where ``/proc`` is not mounted."""
         umask, *privileges = _status()
         root = os.stat("/")
         identity = (
@@ -60,7 +62,10 @@ def _status() -> list[bytes]:
     """The fields of ``/proc/thread-self/status`` (``proc(5)``), found rather than parsed: this is done at every
     spawn.
     """
-    fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
     try:
         text = os.read(fd, 16384)
     finally:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import trio
 
-from linx_trio._fd import after_fork
+from linx_trio._fd import after_fork, socket_pair
 
 _READ_SIZE = 4096
 _FDS_AT_ONCE = 16
@@ -25,7 +25,7 @@ class Channel:
     """Owns this side's socket. `peer` is the agent's side until it has been handed over; the caller closes it."""
 
     def __init__(self) -> None:
-        self._socket, self.peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket, self.peer = socket_pair(socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._out = bytearray()
         after_fork(self)

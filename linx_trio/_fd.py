@@ -9,9 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import sys
 import weakref
 from types import TracebackType
 from typing import Protocol
+
+if sys.platform != "win32":
+    import fcntl
+
+
+def clear_of_stdio(fd: int) -> int:
+    """`fd`, or a copy in place of 0, 1 and 2: where the caller has one of those closed, ours must not be taken for
+    it.
+    """
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def socket_pair(kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
+    """A close-on-exec ``socketpair(2)`` of AF_UNIX."""
+    one, other = socket.socketpair(socket.AF_UNIX, kind)
+    if one.fileno() > 2 < other.fileno():
+        return one, other
+    return socket.socket(fileno=clear_of_stdio(one.detach())), socket.socket(fileno=clear_of_stdio(other.detach()))
 
 
 class FdBag:
@@ -27,7 +52,11 @@ class FdBag:
     def pipe(self) -> tuple[int, int]:
         """A close-on-exec ``pipe(7)``: read end, write end."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        return self.add(read_end), self.add(write_end)
+        return self.add(clear_of_stdio(read_end)), self.add(clear_of_stdio(write_end))
+
+    def open(self, path: str, flags: int) -> int:
+        """A close-on-exec ``open(2)``."""
+        return self.add(clear_of_stdio(os.open(path, flags | os.O_CLOEXEC)))
 
     def take(self, fd: int) -> int:
         self._fds.remove(fd)

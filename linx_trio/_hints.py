@@ -66,7 +66,6 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("fork", errno.EAGAIN): _PROCESS_LIMIT,
     ("fork", errno.EMFILE): "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
     ("fork", errno.ENFILE): "too many open files on this machine: see fs.file-max",
-    ("fork", errno.ENOENT): "/proc has to be mounted",
     ("execve", errno.ENOENT): _program,
     ("execve", errno.EACCES): _not_executable,
     ("execve", errno.EPERM): _not_executable,
@@ -78,7 +77,10 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("rlimit", errno.EINVAL): "the soft limit is above the hard limit",
     ("nice", errno.EACCES): _NICE,
     ("nice", errno.EPERM): _NICE,
-    ("setgroups", errno.EPERM): "groups need CAP_SETGID (in a user namespace also a gid map and setgroups 'allow')",
+    ("setgroups", errno.EPERM): (
+        "groups need CAP_SETGID (in a user namespace also a gid map and setgroups 'allow'); "
+        "a uid= of somebody else without groups= drops the caller's"
+    ),
     ("setgid", errno.EPERM): "another gid needs CAP_SETGID",
     ("setuid", errno.EPERM): "another uid needs CAP_SETUID",
     ("setgid", errno.EINVAL): "the gid is not mapped in the workload's user namespace",

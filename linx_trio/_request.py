@@ -108,8 +108,8 @@ def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m
     steps: list[m.Step] = []
     origins: list[tuple[str, str]] = []
 
-    def add(option: str, thing: object, step: m.Step) -> None:
-        given_up = option in cast("frozenset[str]", workload.optional)
+    def add(option: str, thing: object, step: m.Step, *, asked: bool = True) -> None:
+        given_up = asked and option in cast("frozenset[str]", workload.optional)
         steps.append(m.optional(step) if given_up else step)
         origins.append((option, str(thing)))
 
@@ -139,13 +139,11 @@ def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m
     return steps, origins
 
 
-def _limit_steps(
-    workload: Workload, caller: Caller, baseline: Caller, add: Callable[[str, object, m.Step], None]
-) -> None:
+def _limit_steps(workload: Workload, caller: Caller, baseline: Caller, add: Callable[..., None]) -> None:
     """The caller's limits where the agent has others, then those asked for: so none is raised above the caller's."""
     for number, (now, then) in enumerate(zip(caller.limits, baseline.limits, strict=True)):
         if now != then:
-            add("rlimits", _LIMIT_NAMES[number], ("rlimit", number, *now))
+            add("rlimits", _LIMIT_NAMES[number], ("rlimit", number, *now), asked=False)
     for name, (soft, hard) in workload.rlimits.items():
         add("rlimits", f"{name}=({soft}, {hard})", ("rlimit", RLIMITS[name], soft, hard))
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import subprocess
-import termios
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,11 @@ from linx_trio._events import Outcome, Usage
 from linx_trio._options import DEVNULL, INHERIT, PIPE, Argument, Options, RunOptions, StdioSpec
 from linx_trio._session import Session, SessionManager
 from linx_trio._workload import Workload, as_workload
-from linx_trio.errors import CalledProcessError
+from linx_trio.errors import CalledProcessError, NoProcess
+
+if sys.platform != "win32":  # the package can be imported there all the same
+    import fcntl
+    import termios
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -123,9 +126,10 @@ async def run(
         raise ValueError(f"max_output must be a number of bytes or None, not {max_output!r}")
     out = _Collector(max_output) if capture_stdout else None
     err = _Collector(max_output) if capture_stderr else None
-    async with SessionManager(workload, wait_ready=True, quiet=not pipes_allowed) as session:
+    on_cancel = deliver_cancel or _terminate
+    async with SessionManager(workload, wait_ready=True, quiet=not pipes_allowed, on_cancel=on_cancel) as session:
         task_status.started(session)
-        await _attend(session, feed, out, err, deliver_cancel)
+        await _attend(session, feed, out, err, on_cancel)
     completed = Completed(
         list(workload.arguments),
         cast("int", session.returncode),
@@ -214,18 +218,18 @@ async def _attend(
     feed: bytes | None,
     out: _Collector | None,
     err: _Collector | None,
-    deliver_cancel: Callable[[Session], Awaitable[object]] | None,
+    on_cancel: Callable[[Session], Awaitable[object]],
 ) -> None:
     """Waits for the workload's end while its pipes are kept moving, also while it is being asked to end."""
     if feed is None and out is None and err is None:
-        await _wait(session, deliver_cancel)
+        await _wait(session, on_cancel)
         return
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         pumps = trio.CancelScope(shield=True)
         nursery.start_soon(_pump, pumps, session, feed, out, err)
         try:
-            await _wait(session, deliver_cancel)
+            await _wait(session, on_cancel)
         except Exception as exc:
             failure = exc  # raised below, where no nursery wraps it
         finally:
@@ -237,19 +241,19 @@ async def _attend(
             collector.finish(stream)
 
 
-async def _wait(session: Session, deliver_cancel: Callable[[Session], Awaitable[object]] | None) -> None:
+async def _wait(session: Session, on_cancel: Callable[[Session], Awaitable[object]]) -> None:
     if session.outcome is not None:
         return  # a short one, over before we looked: another turn of the loop would be for nothing
     try:
         await session.wait()
     except trio.Cancelled:
         with trio.CancelScope(shield=True):
-            await (deliver_cancel or _terminate)(session)
+            await on_cancel(session)
         raise
 
 
 async def _terminate(session: Session) -> None:
-    if session.outcome is None:
+    with contextlib.suppress(NoProcess):
         session.terminate()
         with trio.move_on_after(CANCEL_GRACE):
             await session.wait()

@@ -20,7 +20,7 @@ import os
 import signal as _signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -165,6 +165,11 @@ class Session:
     def containment(self) -> str:
         """What makes sure that nothing is left: ``"pidns"`` or ``"subreaper"``."""
         return "pidns" if "pid" in self._workload.namespace_names else "subreaper"
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the agent has been asked to start the workload."""
+        return self._reading
 
     @property
     def workload(self) -> Workload:
@@ -312,10 +317,12 @@ class Session:
 
         Raises `SetupError`, `AgentError`, `NotSupported`. `close` is due in any case.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        _agent.check_platform()
         self._retryable = wait_ready
         with FdBag() as bag, _as_setup_error():
             made = _stdio.plan(self._workload, bag)
-            cwd = bag.add(_open_cwd())
+            cwd = _open_cwd(bag)
             fds = [fd for fd, _ in made.fds]
             targets = [number for _, number in made.fds]
             for _attempt in range(_ZYGOTE_ATTEMPTS):
@@ -340,6 +347,12 @@ class Session:
     async def _start(self, fds: list[int], targets: list[int | str]) -> None:
         caller = Caller.now()
         zygote = await _agent.acquire(caller)
+        try:
+            await self._hand_over(caller, zygote, fds, targets)
+        finally:
+            _agent.release(zygote)
+
+    async def _hand_over(self, caller: Caller, zygote: _agent.Zygote, fds: list[int], targets: list[int | str]) -> None:
         self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
         self._channel = channel = Channel()
         frame = self._request.frame()
@@ -612,20 +625,33 @@ def _as_setup_error() -> Iterator[None]:
         raise setup_error(number, "fork", exc.filename, hint_for("fork", number)) from None
 
 
-def _open_cwd() -> int:
+def _open_cwd(bag: FdBag) -> int:
     try:
-        return os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return bag.open(".", os.O_PATH | os.O_DIRECTORY)
     except OSError as exc:
         raise setup_error(exc.errno or 0, "chdir", ".", "the caller's own directory cannot be opened") from None
 
 
 class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
-    """What `spawn` returns: ``async with`` it, once. `quiet`: nobody looks at the session before its end."""
+    """What `spawn` returns: ``async with`` it, once.
 
-    def __init__(self, workload: Workload, *, wait_ready: bool, quiet: bool = False) -> None:
+    `quiet`: nobody looks at the session before its end. `on_cancel` is called, shielded, when entering is cancelled
+    after the
+    request is on its way: the workload may run already, though we have not heard of it.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        *,
+        wait_ready: bool,
+        quiet: bool = False,
+        on_cancel: Callable[[Session], Awaitable[object]] | None = None,
+    ) -> None:
         self._workload = workload
         self._wait_ready = wait_ready
         self._quiet = quiet
+        self._on_cancel = on_cancel
         self._session: Session | None = None
 
     async def __aenter__(self) -> Session:
@@ -635,7 +661,12 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         try:
             await session.open(wait_ready=self._wait_ready)
         except BaseException as exc:
-            await _close_after(session, exc)
+            try:
+                if self._on_cancel is not None and isinstance(exc, trio.Cancelled) and session.is_under_way:
+                    with trio.CancelScope(shield=True):
+                        await self._on_cancel(session)
+            finally:
+                await _close_after(session, exc)
             raise
         return session
 

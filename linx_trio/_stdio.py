@@ -36,6 +36,9 @@ class Plan:
 def plan(workload: Workload, bag: FdBag) -> Plan:
     """Opens what has to be opened, into `bag`. Raises `SetupError` (stage ``stdio``) and `ValueError`."""
     made = Plan()
+    for number, name in enumerate(STREAMS):  # before anything is opened that could get such a number
+        if getattr(workload, name) is Stdio.INHERIT:
+            _open_fd(number, name, "this process has it closed: pass linx.DEVNULL instead")
     stdout = -1
     for number, name in enumerate(STREAMS):
         spec = cast("StdioSpec", getattr(workload, name))
@@ -45,9 +48,9 @@ def plan(workload: Workload, bag: FdBag) -> Plan:
             read_end, write_end = bag.pipe()
             fd, made.ours[name] = (read_end, write_end) if number == 0 else (write_end, read_end)
         elif spec is Stdio.DEVNULL:
-            fd = bag.add(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+            fd = bag.open(os.devnull, os.O_RDWR)
         elif spec is Stdio.INHERIT:
-            fd = _open_fd(number, name, "this process has it closed: pass linx.DEVNULL instead")
+            fd = number
         else:
             fd = _open_fd(fileno_of(spec, name), name, "that fd is not open")
         made.fds.append((fd, number))

@@ -40,8 +40,8 @@ class LinxError(Exception):
 class SetupError(LinxError, OSError):
     """The kernel refused something before the workload ran.
 
-    Where the errno has a class of its own the error is also that one, so ``except FileNotFoundError`` and
-    ``except PermissionError`` work as with `subprocess`.
+    With ENOENT it is also a `FileNotFoundError`, with EACCES and EPERM a `PermissionError`, with ENOTDIR a
+    `NotADirectoryError`, so that ``except`` works as with `subprocess`.
 
     Attributes:
         errno: the kernel's error number, see ``errno(3)``.

@@ -23,20 +23,20 @@ def _zygote() -> None:
     linx.run_sync(["/bin/true"])
 
 
-def _zygote_pid() -> int | None:
-    return _agent._current.pid if _agent._current is not None else None
+def _zygotes() -> set[int]:
+    return {zygote.pid for zygote in _agent.current()}
 
 
 def _fds() -> Counter[str]:
-    """This process' open fds by kind, without the zygote's socket (a test may have replaced the zygote)."""
-    control = _agent._current.control.fileno() if _agent._current is not None else -1
+    """This process' open fds by kind, without the zygotes' sockets (a test may have replaced them)."""
+    controls = {zygote.control.fileno() for zygote in _agent.current()}
     kinds: Counter[str] = Counter()
     for name in os.listdir("/proc/self/fd"):
         try:
             link = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the directory's own
-        if int(name) != control:
+        if int(name) not in controls:
             kinds[link.split(":[")[0]] += 1
     return kinds
 
@@ -51,12 +51,11 @@ def _links() -> set[str]:
 
 def _children() -> list[int]:
     _agent.reap()
-    return [pid for pid in children_of(os.getpid()) if pid != _zygote_pid()]
+    return [pid for pid in children_of(os.getpid()) if pid not in _zygotes()]
 
 
-def _below_zygote() -> list[int]:
-    pid = _zygote_pid()
-    return descendants_of(pid) if pid is not None else []
+def _below_zygotes() -> list[int]:
+    return [pid for zygote in _zygotes() for pid in descendants_of(zygote)]
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +66,7 @@ def nothing_is_left(_zygote: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     fds, mounts, links, children = _fds(), _mounts(), _links(), _children()
     yield token
     eventually(lambda: not with_token(token), f"no process of the test is left: {with_token(token)}", 20)
-    eventually(lambda: not _below_zygote(), f"the zygote has no children left: {_below_zygote()}", 20)
+    eventually(lambda: not _below_zygotes(), f"the zygotes have no children left: {_below_zygotes()}", 20)
     eventually(lambda: not set(_children()) - set(children), f"no new child: {_children()}", 20)
     eventually(lambda: not _fds() - fds, f"no new fd: {_fds() - fds}", 20)
     eventually(lambda: _mounts() == mounts, "the mounts are as before", 20)

@@ -1,0 +1,358 @@
+"""From a workload to the one request: the steps in the one right order, and nothing that the caller may not have."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+from typing import Any, cast
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import linx_trio as linx
+from linx_trio._caller import Caller
+from linx_trio._options import OPTIONAL, RLIMITS
+from linx_trio._proto import etf
+from linx_trio._proto import messages as m
+from linx_trio._proto.framing import FrameDecoder
+from linx_trio._request import Request, build, milliseconds
+from tests.proto.strategies import relaxed
+from tests.proto.test_workload import workloads
+
+ORDER = ["umask", "nice", "rlimit", "hostname", "checkpoint", "setgroups", "setgid", "setuid", "chdir", "no_new_privs"]
+"""Groups before the gid, the gid before the uid: with the uid go the rights. The directory with the workload's ids."""
+
+PLAIN = Caller(identity=(), umask=0o022, nice=0, limits=((1000, 2000),) * 16)
+INFINITY = -1
+
+
+def request_of(workload: linx.Workload, caller: Caller = PLAIN, baseline: Caller = PLAIN) -> Request:
+    return build(workload, caller, baseline, [m.CWD, 0, 1, 2])
+
+
+def bare(step: m.Step) -> tuple[Any, ...]:
+    """Without `optional`, and the checkpoint as a tuple too."""
+    if isinstance(step, str):
+        return (step,)
+    return cast("tuple[Any, ...]", step[1]) if step[0] == "optional" else step
+
+
+def steps_of(request: Request) -> list[tuple[Any, ...]]:
+    return [bare(step) for step in request.message.steps]
+
+
+limits = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(lambda pair: (min(pair), max(pair))) | st.tuples(
+    st.integers(-1, 100), st.just(INFINITY)
+)
+callers = st.builds(
+    Caller,
+    identity=st.just(()),
+    umask=st.integers(0, 0o777),
+    nice=st.integers(-20, 19),
+    limits=st.dictionaries(st.integers(0, 15), limits, max_size=4).map(
+        lambda some: tuple(some.get(number, PLAIN.limits[number]) for number in range(16))
+    ),
+)
+
+
+@relaxed
+@given(workloads(), callers, callers)
+def test_steps_are_in_the_one_right_order(workload: linx.Workload, caller: Caller, baseline: Caller) -> None:
+    request = request_of(workload, caller, baseline)
+    names = [step[0] for step in steps_of(request)]
+    assert names == sorted(names, key=ORDER.index)
+    assert names.count("checkpoint") == 1
+    for name in set(ORDER) - {"rlimit"}:
+        assert names.count(name) <= 1
+    assert set(names) <= {*m.STEPS, m.CHECKPOINT}
+
+
+@relaxed
+@given(workloads(), callers, callers)
+def test_every_step_has_an_origin_and_is_optional_only_where_asked(
+    workload: linx.Workload, caller: Caller, baseline: Caller
+) -> None:
+    request = request_of(workload, caller, baseline)
+    assert len(request.origins) == len(request.message.steps)
+    for index, step in enumerate(request.message.steps):
+        option = request.option_of(index)
+        if step == m.CHECKPOINT:
+            assert option == ""
+            continue
+        assert option in {field.name for field in dataclasses.fields(workload)}
+        assert (step[0] == "optional") == (option in workload.optional)
+        assert step[0] != "optional" or option in OPTIONAL
+
+
+@relaxed
+@given(workloads(), callers, callers)
+def test_a_request_is_a_term_and_comes_through(workload: linx.Workload, caller: Caller, baseline: Caller) -> None:
+    message = request_of(workload, caller, baseline).message
+    (payload,) = FrameDecoder().feed(message.frame())
+    name, fields = cast("tuple[str, dict[str, Any]]", etf.decode(payload))
+    assert name == "spawn"
+    assert [bytes(argument) for argument in fields["argv"]] == list(map(os.fsencode, workload.arguments))
+    assert [bare(step)[0] for step in fields["steps"]] == [bare(step)[0] for step in message.steps]
+    assert set(fields["namespaces"]) == workload.namespace_names
+
+
+# ---- limits -----------------------------------------------------------------------------------------------------
+
+
+def kernel(steps: list[tuple[Any, ...]], limits: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+    """What ``setrlimit(2)`` makes of it for a process without privileges: a hard limit can only be lowered."""
+    now = list(limits)
+    for name, *values in steps:
+        if name != "rlimit":
+            continue
+        number, soft, hard = values
+        if above(hard, now[number][1]):
+            raise PermissionError(errno.EPERM, f"{number}: {hard} is above {now[number][1]}")
+        now[number] = (soft, hard)
+    return now
+
+
+def above(one: int, other: int) -> bool:
+    return other != INFINITY and (one == INFINITY or one > other)
+
+
+@relaxed
+@given(callers, st.data())
+def test_a_workload_gets_its_callers_limits_whatever_the_agent_has(caller: Caller, data: st.DataObject) -> None:
+    """The agent started with limits at least as high: they only ever go down without privileges."""
+    raised = tuple((soft, INFINITY if data.draw(st.booleans()) else hard) for soft, hard in caller.limits)
+    baseline = dataclasses.replace(caller, limits=raised)
+    steps = steps_of(request_of(linx.Workload(["x"]), caller, baseline))
+    assert kernel(steps, baseline.limits) == list(caller.limits)
+
+
+@relaxed
+@given(callers, callers)
+def test_only_differences_are_sent(caller: Caller, baseline: Caller) -> None:
+    steps = steps_of(request_of(linx.Workload(["x"]), caller, baseline))
+    changed = [number for number in range(16) if caller.limits[number] != baseline.limits[number]]
+    assert [step for step in steps if step[0] == "rlimit"] == [
+        ("rlimit", number, *caller.limits[number]) for number in changed
+    ]
+    assert ("nice", caller.nice) in steps or caller.nice == baseline.nice
+    assert len([step for step in steps if step[0] == "nice"]) == (caller.nice != baseline.nice)
+
+
+def test_where_caller_and_agent_agree_nothing_but_the_mask_is_sent() -> None:
+    assert steps_of(request_of(linx.Workload(["x"]))) == [("umask", 0o022), ("checkpoint",)]
+
+
+asked_limits = st.dictionaries(st.sampled_from(list(RLIMITS)), limits, max_size=4)
+
+
+@relaxed
+@given(callers, asked_limits, st.booleans())
+@example(PLAIN, {"nofile": (5, 3000)}, True)
+@example(PLAIN, {"nofile": (5, INFINITY)}, True)
+@example(PLAIN, {"nofile": (5, 1999)}, True)
+def test_no_limit_is_raised_above_the_callers(
+    caller: Caller, asked: dict[str, tuple[int, int]], agent_has_more: bool
+) -> None:
+    """The agent's own may be higher (it has been running for long): what the caller may not do, it may not either."""
+    higher = tuple((soft, INFINITY) for soft, _ in caller.limits) if agent_has_more else caller.limits
+    baseline = dataclasses.replace(caller, limits=higher)
+    steps = steps_of(request_of(linx.Workload(["x"], rlimits=asked), caller, baseline))
+    too_high = [name for name, pair in asked.items() if above(pair[1], caller.limits[RLIMITS[name]][1])]
+    if too_high:
+        with pytest.raises(PermissionError):
+            kernel(steps, higher)
+        return
+    wanted = list(caller.limits)
+    for name, pair in asked.items():
+        wanted[RLIMITS[name]] = pair
+    assert kernel(steps, higher) == wanted
+
+
+# ---- the other attributes ---------------------------------------------------------------------------------------
+
+
+@relaxed
+@given(st.integers(-20, 19), st.integers(-40, 40), st.integers(-20, 19))
+def test_nice_is_an_increment_to_the_callers(own: int, increment: int, agents: int) -> None:
+    caller, baseline = dataclasses.replace(PLAIN, nice=own), dataclasses.replace(PLAIN, nice=agents)
+    steps = steps_of(request_of(linx.Workload(["x"], nice=increment), caller, baseline))
+    found = [step[1] for step in steps if step[0] == "nice"]
+    assert (found or [agents]) == [max(-20, min(19, own + increment))]
+
+
+@pytest.mark.parametrize(("asked", "sent"), [(None, 0o027), (0, 0), (0o777, 0o777)])
+def test_umask(asked: int | None, sent: int) -> None:
+    caller = dataclasses.replace(PLAIN, umask=0o027)
+    assert steps_of(request_of(linx.Workload(["x"], umask=asked), caller))[0] == ("umask", sent)
+
+
+def test_all_the_rest() -> None:
+    workload = linx.Workload(
+        ["x"], hostname="böx", namespaces=["uts"], uid=1, gid=2, groups=[4, 3], cwd="/\udcff", no_new_privs=True
+    )
+    assert steps_of(request_of(workload))[1:] == [
+        ("hostname", "böx".encode()),
+        ("checkpoint",),
+        ("setgroups", (4, 3)),
+        ("setgid", 2),
+        ("setuid", 1),
+        ("chdir", b"/\xff"),
+        ("no_new_privs",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uid", "groups", "sent"),
+    [
+        (None, None, []),
+        ("mine", None, []),
+        ("other", None, [()]),
+        ("other", (5,), [(5,)]),
+        (None, (), [()]),
+        (None, (5, 6), [(5, 6)]),
+    ],
+)
+def test_somebody_else_does_not_get_the_callers_groups(
+    uid: str | None, groups: tuple[int, ...] | None, sent: list[tuple[int, ...]]
+) -> None:
+    number = None if uid is None else os.geteuid() + (uid == "other")
+    steps = steps_of(request_of(linx.Workload(["x"], uid=number, groups=groups)))
+    assert [tuple(step[1]) for step in steps if step[0] == "setgroups"] == sent
+
+
+@pytest.mark.parametrize(
+    ("policy", "sent"),
+    [
+        (linx.Kill(grace=5.0), 5000),
+        (linx.Kill(grace=0), 0),
+        (linx.Kill(grace=0.0001), 1),
+        (linx.Kill(grace=4e6), 4 * 10**9),
+        (linx.LINGER, None),
+    ],
+)
+def test_orphan_policy(policy: Any, sent: int | None) -> None:
+    assert request_of(linx.Workload(["x"], orphan_policy=policy)).message.orphan_grace_ms == sent
+
+
+@relaxed
+@given(st.floats(0, 1e9))
+@example(0.1)
+@example(1.1)
+@example(0.001)
+def test_milliseconds_are_never_less_than_the_seconds(seconds: float) -> None:
+    made = milliseconds(seconds)
+    assert type(made) is int
+    assert seconds * 1000 <= made <= seconds * 1000 + 1
+
+
+# ---- argv and env -----------------------------------------------------------------------------------------------
+
+
+def env_of(env: Any) -> list[bytes]:
+    return list(request_of(linx.Workload(["x"], env=env)).message.env)
+
+
+def test_an_environment_is_rendered_in_its_order() -> None:
+    assert env_of({"B": "2", "A": "1=1", "EMPTY": ""}) == [b"B=2", b"A=1=1", b"EMPTY="]
+    assert env_of({}) == []
+    assert env_of({b"\xff": b"\xfe", "ä": "ö"}) == [b"\xff=\xfe", "ä=ö".encode()]
+
+
+def test_none_is_the_callers_environment_at_this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINX_TEST_VARIABLE", "one")
+    assert b"LINX_TEST_VARIABLE=one" in env_of(None)
+    monkeypatch.setenv("LINX_TEST_VARIABLE", "\udcfftwo")
+    assert b"LINX_TEST_VARIABLE=\xfftwo" in env_of(None)
+    monkeypatch.delenv("LINX_TEST_VARIABLE")
+    assert not [item for item in env_of(None) if item.startswith(b"LINX_TEST_VARIABLE")]
+    assert env_of(None) == [key + b"=" + value for key, value in os.environb.items()]
+
+
+@relaxed
+@given(workloads())
+def test_argv_and_env_are_the_workloads_bytes(workload: linx.Workload) -> None:
+    message = request_of(workload).message
+    assert [os.fsdecode(argument) for argument in message.argv] == list(workload.arguments)
+    if workload.env is not None:
+        assert dict(os.fsdecode(item).split("=", 1) for item in message.env) == dict(workload.env)
+
+
+def test_flags_and_namespaces() -> None:
+    message = request_of(linx.Workload(["x"], namespaces=["uts", "net"], new_session=False, auto_proceed=True)).message
+    assert (list(message.namespaces), message.new_session, message.auto_proceed) == (["net", "uts"], False, True)
+    assert list(message.fds) == ["cwd", 0, 1, 2]
+
+
+# ---- from a refusal back to what caused it ----------------------------------------------------------------------
+
+
+def refusal_of(workload: linx.Workload, stage: str, number: int = errno.EPERM, index: int | None = None) -> Any:
+    request = request_of(workload)
+    if index is None:
+        found = [i for i, step in enumerate(steps_of(request)) if step[0] == stage]
+        index = found[0] if found else -1
+    return request.error_of(m.Refusal(number, stage, index))
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "thing"),
+    [
+        ({}, "execve", "prog"),
+        ({"namespaces": ["net", "uts"]}, "clone", "net, uts"),
+        ({}, "clone", None),
+        ({}, "fork", None),
+        ({"cwd": "/nowhere"}, "chdir", "/nowhere"),
+        ({"uid": 7}, "setuid", "7"),
+        ({"gid": 8}, "setgid", "8"),
+        ({"groups": [8, 9]}, "setgroups", "(8, 9)"),
+        ({"hostname": "box", "namespaces": ["uts"]}, "hostname", "box"),
+        ({"rlimits": {"nofile": (5, 6)}}, "rlimit", "nofile=(5, 6)"),
+        ({"nice": -5}, "nice", "-5"),
+    ],
+)
+def test_a_refusal_names_the_thing(options: dict[str, Any], stage: str, thing: str | None) -> None:
+    error = refusal_of(linx.Workload(["prog", "argument"], **options), stage)
+    assert isinstance(error, linx.SetupError)
+    assert isinstance(error, PermissionError)
+    assert (error.errno, error.stage, error.filename) == (errno.EPERM, stage, thing)
+
+
+@pytest.mark.parametrize(("index", "thing"), [(0, "stdin"), (1, "stdout"), (2, "stderr"), (3, None), (-1, None)])
+def test_a_refused_stream_is_named(index: int, thing: str | None) -> None:
+    assert refusal_of(linx.Workload(["x"]), "stdio", errno.EBADF, index).filename == thing
+
+
+@relaxed
+@given(workloads(), st.integers(1, 4095), st.sampled_from(m.STAGES) | st.text(max_size=8), st.integers(-3, 30))
+def test_any_refusal_becomes_an_error(workload: linx.Workload, number: int, stage: str, index: int) -> None:
+    error = request_of(workload).error_of(m.Refusal(number, stage, index))
+    assert (error.errno, error.stage) == (number, stage)
+    assert f"(stage {stage})" in str(error)
+    assert error.hint is None or error.hint.strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "stage", "number", "words"),
+    [
+        ({"argv": ["nothing"]}, "execve", errno.ENOENT, "PATH"),
+        ({"argv": ["/bin/sh"]}, "execve", errno.ENOENT, "interpreter"),
+        ({"argv": ["/nothing"]}, "execve", errno.ENOENT, None),
+        ({}, "execve", errno.EACCES, "noexec"),
+        ({}, "execve", errno.ENOEXEC, "#!"),
+        ({}, "execve", errno.E2BIG, "ARG_MAX"),
+        ({"namespaces": ["net"]}, "clone", errno.EPERM, "add 'user' to namespaces"),
+        ({"namespaces": ["user"]}, "clone", errno.EPERM, "user namespaces|AppArmor"),
+        ({"namespaces": ["user", "mount"]}, "clone", errno.ENOSPC, "user.max_mnt_namespaces, user.max_user_namespaces"),
+        ({}, "clone", errno.ENOSYS, "seccomp"),
+        ({}, "clone", errno.EAGAIN, "RLIMIT_NPROC"),
+        ({}, "rlimit", errno.EPERM, "CAP_SYS_RESOURCE"),
+    ],
+)
+def test_hints(options: dict[str, Any], stage: str, number: int, words: str | None) -> None:
+    hint = refusal_of(linx.Workload(**{"argv": ["x"], **options}), stage, number).hint
+    if words is None:
+        assert hint is None
+    else:
+        assert any(word in hint for word in words.split("|"))
