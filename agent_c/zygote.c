@@ -168,8 +168,6 @@ int zygote_run(int control, int signals) {
     (void)prctl(PR_SET_NAME, "linx-zygote", 0, 0, 0);
     (void)now_us(); /* libc looks for the vDSO's clock the first time: once for all monitors, not in each */
     while (z.control >= 0 || z.count > 0) {
-        if (z.lost > 0)
-            clear_lost(&z);
         struct pollfd fds[] = {{z.control, POLLIN, 0}, {z.signals, POLLIN, 0}};
         if (poll(fds, COUNT_OF(fds), z.lost > 0 ? 1 : -1) < 0)
             continue;
@@ -181,6 +179,8 @@ int zygote_run(int control, int signals) {
         }
         if (fds[0].revents && !hear_python(&z))
             close_fd(&z.control);
+        if (z.lost > 0)
+            clear_lost(&z);
     }
     return 0;
 }

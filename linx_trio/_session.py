@@ -57,6 +57,9 @@ CLOSE_SECONDS = 20.0
 again.
 """
 
+_PATIENCE_SECONDS = 0.05
+"""How long the reader in person waits for the stream's end after the workload's."""
+
 _CONGESTION_SECONDS = 30.0
 _ZYGOTE_ATTEMPTS = 4
 
@@ -81,7 +84,7 @@ class Session:
         self._protocol = SessionProtocol()
         self._channel: Channel | None = None
         self._request: _request.Request | None = None
-        self._reading = False
+        self._reading = self._in_person = self._disbelieved = False
         self._retryable = self._never_read = False
         self._host_pid: int | None = None
         self._child_pid: int | None = None
@@ -322,6 +325,7 @@ class Session:
         self._retryable = wait_ready
         with FdBag() as bag, _as_setup_error():
             made = _stdio.plan(self._workload, bag)
+            self._in_person = self._quiet and not made.ours
             cwd = _open_cwd(bag)
             fds = [fd for fd, _ in made.fds]
             targets = [number for _, number in made.fds]
@@ -338,6 +342,8 @@ class Session:
             self._streams = _stdio.streams(made, bag)
 
     async def _wait_started(self) -> None:
+        if self._in_person:
+            await self._read(cast("Channel", self._channel), in_person=True)
         await (self._released if self._workload.auto_proceed else self._parked).wait()
         if self._never_read:
             raise _NeverRead
@@ -364,7 +370,8 @@ class Session:
             raise _NeverRead from None
         channel.peer.close()
         self._reading = True
-        trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+        if not self._in_person:
+            trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
 
     async def _start_over(self) -> None:
         """Back to the beginning, with another zygote: this one died with our request unread."""
@@ -372,7 +379,7 @@ class Session:
         if self._reading:
             await self._gone.wait()
         self._channel.close()
-        self._reading = self._never_read = False
+        self._reading = self._never_read = self._disbelieved = False
         self._protocol = SessionProtocol()
         self._failure = None
         self._gone = trio.Event()
@@ -380,49 +387,74 @@ class Session:
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
-    async def _read(self, channel: Channel) -> None:
-        """Applies what the agent says, until the stream ends. A system task: it may raise nothing."""
-        try:
-            await self._read_all(channel)
-        except m.Nonsense as exc:
-            await self._disbelieve(channel, str(exc), exc.term)
-        except (OSError, trio.ClosedResourceError) as exc:
-            self._lose(
-                None,
-                never_read=isinstance(exc, ConnectionResetError) and self._last_state() is State.STARTING,
-            )
-        except Exception as exc:  # ours; but in a system task it would end the whole trio.run
-            _log.exception("reading from the agent of %r", self)
-            await self._disbelieve(channel, f"what the agent said could not be applied: {exc!r}", None)
-        finally:
-            for fd in self._protocol.unclaimed:
-                os.close(fd)
-            self._protocol.unclaimed.clear()
-            channel.close()
-            self._gone.set()
+    async def _read(self, channel: Channel, *, in_person: bool = False) -> None:
+        """Applies what the agent says, until the stream ends. As a system task it may raise nothing.
 
-    async def _disbelieve(self, channel: Channel, message: str, term: object) -> None:
-        """After nonsense: have all killed, believe nothing more, and wait for the stream's end."""
+        `in_person` does without that task, for a session that one task waits for from beginning to end (`run`). It
+        can be cancelled; then, and when the end keeps us waiting, a system task takes over.
+        """
+        finished = False
+        try:
+            while not finished:
+                try:
+                    finished = await self._read_on(channel, in_person=in_person)
+                except m.Nonsense as exc:
+                    self._disbelieve(str(exc), exc.term)
+                except (OSError, trio.ClosedResourceError) as exc:
+                    reset = isinstance(exc, ConnectionResetError)
+                    self._lose(None, never_read=reset and self._last_state() is State.STARTING)
+                    finished = True
+                except Exception as exc:  # ours; but in a system task it would end the whole trio.run
+                    _log.exception("reading from the agent of %r", self)
+                    self._disbelieve(f"what the agent said could not be applied: {exc!r}", None)
+                if in_person:
+                    break
+        finally:
+            if in_person and not finished:
+                trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+            else:
+                self._stop_reading(channel)
+
+    async def _read_on(self, channel: Channel, *, in_person: bool) -> bool:
+        """Until the stream's end (True); in person, until the end keeps us waiting (False)."""
+        while not (in_person and self._ended.is_set()):
+            if await self._read_once(channel):
+                return True
+        self._send(m.SHUTDOWN)
+        with trio.move_on_after(_PATIENCE_SECONDS):
+            while not await self._read_once(channel):
+                pass
+            return True
+        return False
+
+    async def _read_once(self, channel: Channel) -> bool:
+        """What has arrived, applied; whether the stream has ended."""
+        data, fds = await channel.receive()
+        if self._disbelieved:
+            self._protocol.unclaimed.extend(fds)
+            return not data
+        for message, fd in self._protocol.feed(data, fds):
+            self._apply(message, fd)
+        if not data:
+            self._protocol.end_of_file()
+            self._lose(None)
+        return not data
+
+    def _stop_reading(self, channel: Channel) -> None:
+        for fd in self._protocol.unclaimed:
+            os.close(fd)
+        self._protocol.unclaimed.clear()
+        channel.close()
+        self._gone.set()
+
+    def _disbelieve(self, message: str, term: object) -> None:
+        """After nonsense: have all killed, and believe nothing more until the stream's end."""
+        self._disbelieved = True
         self._fail(lambda: AgentError(message, term), errno.EPROTO)
         self._send(m.SHUTDOWN)
         if self._pidfd >= 0:
             with suppress(OSError):
                 _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
-        data = b"more"
-        with suppress(OSError, trio.ClosedResourceError):
-            while data:
-                data, fds = await channel.receive()
-                self._protocol.unclaimed.extend(fds)
-
-    async def _read_all(self, channel: Channel) -> None:
-        while True:
-            data, fds = await channel.receive()
-            for message, fd in self._protocol.feed(data, fds):
-                self._apply(message, fd)
-            if not data:
-                break
-        self._protocol.end_of_file()
-        self._lose(None)
 
     def _last_state(self) -> State:
         """The last state before the end, from what has become known."""
