@@ -22,7 +22,16 @@ struct entry {
     pid_t monitor; /* 0: reaped, but its orphans may live */
     int session;
     int status;
+    uint64_t number; /* by which Python knows the session here */
 };
+
+/* What Python says on the control socket: one of these a message. */
+struct order {
+    uint64_t number;
+    uint64_t what;
+};
+
+enum { ORDER_START = 1, ORDER_KILL = 2 };
 
 struct zygote {
     int control, signals;
@@ -66,7 +75,7 @@ static bool reserve(struct zygote *z) {
     return true;
 }
 
-static void start_monitor(struct zygote *z, int session) {
+static void start_monitor(struct zygote *z, int session, uint64_t number) {
     OWN_FD int owned = session;
     /* The bare call: libc's fork(3) would prepare for threads that are not there, and dirty pages that we share. */
     pid_t pid = reserve(z) ? (pid_t)RAW5(clone, SIGCHLD, 0, 0, 0, 0) : -ENOMEM;
@@ -82,23 +91,36 @@ static void start_monitor(struct zygote *z, int session) {
             close_fd(&z->entries[i].session);
         _exit(monitor_run(session, session, z->signals, false));
     }
-    z->entries[z->count++] = (struct entry){pid, steal_fd(&owned), 0};
+    z->entries[z->count++] = (struct entry){pid, steal_fd(&owned), 0, number};
 }
 
-/* Takes all the sessions that wait. False at the end of file. */
+/* Somebody has stopped this monitor, and it does nothing of what it is told: the way of the lost ones is left. */
+static void kill_monitor(const struct zygote *z, uint64_t number) {
+    for (size_t i = 0; i < z->count; i++)
+        if (z->entries[i].number == number && z->entries[i].monitor > 0)
+            (void)kill(z->entries[i].monitor, SIGKILL);
+}
+
+/* Takes all the orders that wait. False at the end of file. */
 static bool hear_python(struct zygote *z) {
     for (;;) {
-        char text[8];
+        struct order order = {0, 0};
         int fds[4];
         size_t fd_count = 0;
         bool lost = false; /* then its far side is closed, unread, which tells */
-        ssize_t got = receive_with_fds(z->control, text, sizeof text, fds, COUNT_OF(fds), &fd_count, &lost);
+        ssize_t got = receive_with_fds(z->control, &order, sizeof order, fds, COUNT_OF(fds), &fd_count, &lost);
         if (got < 0 && errno == EAGAIN)
             return true;
         if (got <= 0)
             return false;
-        for (size_t i = 0; i < fd_count; i++)
-            start_monitor(z, fds[i]);
+        if (order.what == ORDER_KILL)
+            kill_monitor(z, order.number);
+        for (size_t i = 0; i < fd_count; i++) {
+            if (i == 0 && order.what == ORDER_START)
+                start_monitor(z, fds[i], order.number);
+            else
+                close_fd(&fds[i]);
+        }
     }
 }
 

@@ -12,12 +12,15 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import itertools
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
+import time
 from pathlib import Path
 
 import trio
@@ -35,6 +38,7 @@ OVERRIDE = "LINX_TRIO_AGENT"
 """The environment variable that names another agent."""
 
 _GREETING_SECONDS = 20.0
+_ATTEMPTS = 4
 _REINSTALL = "reinstall linx-trio (from a checkout: pip install -e .)"
 _MINIMUM_KERNEL = (5, 11)
 
@@ -43,6 +47,14 @@ def agent_path() -> Path:
     """The agent's program: the package's own, unless ``LINX_TRIO_AGENT`` names another. Never from ``PATH``."""
     override = os.environ.get(OVERRIDE)
     return Path(override) if override else Path(__file__).parent / "_bin" / "linx-agent"
+
+
+_ORDER = struct.Struct("=QQ")  # agent_c/zygote.c, struct order
+_ORDER_START, _ORDER_KILL = 1, 2
+
+
+class _KilledEarly(AgentError):
+    """No fault of the installation: the next one gets its chance."""
 
 
 class Zygote:
@@ -87,7 +99,9 @@ class Zygote:
 
     def _check_greeting(self, payload: bytes) -> None:
         if not payload:
-            status = self.kill()
+            status = self._end()
+            if status == -signal.SIGKILL:
+                raise _KilledEarly(f"the agent {self.path} was killed as soon as it was started", self.path)
             raise AgentError(
                 f"the agent {self.path} ended (status {status}) without a word: it is no linx-agent, "
                 f"or one of another version; {_REINSTALL}",
@@ -110,16 +124,30 @@ class Zygote:
                 "namespace, and the kernel built with CONFIG_PROC_CHILDREN",
             )
 
-    def hand_over(self, session: socket.socket) -> None:
-        """Has a monitor started for `session`. Raises `BlockingIOError` when too many wait, `BrokenPipeError` when
-        it is dead.
+    def hand_over(self, session: socket.socket, number: int) -> None:
+        """Has a monitor started for `session`, to be known by `number`. Raises `BlockingIOError` when too many wait,
+        `BrokenPipeError` when it is dead.
         """
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, session.fileno().to_bytes(4, sys.byteorder))
-        self.control.sendmsg([b"s"], [rights])
+        self.control.sendmsg([_ORDER.pack(number, _ORDER_START)], [rights])
 
-    def is_dead(self) -> bool:
-        """Whether the process is gone; reaps it."""
-        return _reap(self.pid)
+    def kill_monitor(self, number: int) -> None:
+        """Has that session's monitor killed; what it was guarding is then killed by the zygote. Does nothing if it
+        is gone.
+        """
+        with contextlib.suppress(OSError):
+            self.control.send(_ORDER.pack(number, _ORDER_KILL))
+
+    def _end(self) -> int | None:
+        """Its exit status, now that its socket is closed; SIGKILL if it does not end all the same."""
+        with contextlib.suppress(ChildProcessError):
+            for _ in range(200):
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.control.close()
+                    return os.waitstatus_to_exitcode(status)
+                time.sleep(0.005)
+        return self.kill()
 
     def kill(self) -> int | None:
         """SIGKILL, reap, close. Returns the exit status as `subprocess` has it, where it can be known."""
@@ -265,16 +293,20 @@ async def acquire(caller: Caller) -> Zygote:
 
     Raises `AgentError`, `NotSupported`, or `SetupError` (stage ``fork``). Cancellation leaves it running, for the next.
     """
-    zygote = _start(caller)
-    if not zygote.greeted:
+    for attempt in itertools.count(1):
+        zygote = _start(caller)
+        if zygote.greeted:
+            return zygote
         try:
             await trio.to_thread.run_sync(zygote.wait_greeting, abandon_on_cancel=True)
+            return zygote
         except BaseException as exc:
             if isinstance(exc, (AgentError, NotSupported)):
                 discard(zygote)
             release(zygote)
-            raise
-    return zygote
+            if not isinstance(exc, _KilledEarly) or attempt == _ATTEMPTS:
+                raise
+    raise AssertionError("unreachable")
 
 
 def release(zygote: Zygote) -> None:

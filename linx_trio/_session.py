@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import signal as _signal
@@ -64,6 +65,9 @@ _CONGESTION_SECONDS = 30.0
 _ZYGOTE_ATTEMPTS = 4
 
 
+_numbers = itertools.count(1)  # by which the zygotes know the sessions
+
+
 class PidFd(int):
     """A pidfd (``pidfd_open(2)``): an int that also has ``fileno()``, so that `enter` can tell it from a pid."""
 
@@ -82,6 +86,8 @@ class Session:
         self._workload = workload
         self._quiet = quiet and workload.owner is None
         self._protocol = SessionProtocol()
+        self._number = next(_numbers)
+        self._zygote: _agent.Zygote | None = None
         self._channel: Channel | None = None
         self._request: _request.Request | None = None
         self._reading = self._in_person = self._disbelieved = False
@@ -352,11 +358,13 @@ class Session:
 
     async def _start(self, fds: list[int], targets: list[int | str]) -> None:
         caller = Caller.now()
-        zygote = await _agent.acquire(caller)
-        try:
-            await self._hand_over(caller, zygote, fds, targets)
-        finally:
-            _agent.release(zygote)
+        self._zygote = zygote = await _agent.acquire(caller)
+        await self._hand_over(caller, zygote, fds, targets)
+
+    def _release_zygote(self) -> None:
+        if self._zygote is not None:
+            _agent.release(self._zygote)
+            self._zygote = None
 
     async def _hand_over(self, caller: Caller, zygote: _agent.Zygote, fds: list[int], targets: list[int | str]) -> None:
         self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
@@ -364,7 +372,7 @@ class Session:
         frame = self._request.frame()
         await _congested(lambda: channel.send(frame, fds))
         try:
-            await _congested(lambda: zygote.hand_over(channel.peer))
+            await _congested(lambda: zygote.hand_over(channel.peer, self._number))
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
             _agent.discard(zygote)
             raise _NeverRead from None
@@ -379,6 +387,7 @@ class Session:
         if self._reading:
             await self._gone.wait()
         self._channel.close()
+        self._release_zygote()
         self._reading = self._never_read = self._disbelieved = False
         self._protocol = SessionProtocol()
         self._failure = None
@@ -544,6 +553,7 @@ class Session:
                     await stream.aclose()
         if self._channel is not None:
             self._channel.close()
+        self._release_zygote()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = PidFd(-1)
@@ -565,18 +575,18 @@ class Session:
         return await _wait_really(self._gone, CLOSE_SECONDS)
 
     def _kill_by_hand(self) -> None:
-        """The monitor hangs (somebody stopped it?): kill it, so that the zygote takes its session over, and the
-        workload.
-        """
-        if self._pidfd < 0 or self._host_pid is None:
-            return
-        with suppress(OSError, IndexError, ValueError):
-            monitor = int(Path(f"/proc/{self._host_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+        """The monitor does not move (somebody stopped it?): have it killed, so that the zygote takes its session
+        over; and the workload."""
+        if self._zygote is not None:
+            self._zygote.kill_monitor(self._number)
+        if self._pidfd >= 0:
+            with suppress(OSError):
+                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+        with suppress(OSError, IndexError, ValueError, NotReady):  # by its own means too, should the zygote be gone
+            monitor = int(Path(f"/proc/{self.host_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
             _signal.pidfd_send_signal(self._pidfd, 0)  # it is still there, so what we have read is about it
             if Path(f"/proc/{monitor}/comm").read_text().strip() == "linx-monitor":
                 os.kill(monitor, _signal.SIGKILL)
-        with suppress(OSError):
-            _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
 
 
 class _Events:

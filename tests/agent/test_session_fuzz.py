@@ -10,6 +10,7 @@ import array
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +58,7 @@ def session(control: socket.socket, pieces: list[bytes], fds: int = 0, *, hang_u
             nulls = [stack.enter_context(open(os.devnull, "rb")).fileno() for _ in range(fds)]
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", nulls))] if nulls else []
             ours.sendmsg([pieces[0]], rights)
-            socket.send_fds(control, [b"s"], [theirs.fileno()])
+            socket.send_fds(control, [struct.pack("=QQ", 1, 1)], [theirs.fileno()])
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             for piece in pieces[1:]:
                 ours.sendall(piece)

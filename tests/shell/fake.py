@@ -154,6 +154,9 @@ class FakeZygote:
     def unuse(self) -> None:
         """What `_agent.release` calls."""
 
+    def kill_monitor(self, number: int) -> None:
+        """There is none."""
+
     async def acquire(self, caller: Caller) -> FakeZygote:
         assert isinstance(caller, Caller)
         return self
@@ -163,7 +166,7 @@ class FakeZygote:
         """Of the last session."""
         return self.agents[-1]
 
-    def hand_over(self, session: socket.socket) -> None:
+    def hand_over(self, session: socket.socket, number: int = 0) -> None:
         self.asked += 1
         if self.refusals:
             raise self.refusals.pop(0)
