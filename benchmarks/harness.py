@@ -211,9 +211,7 @@ async def measure(table: Table, *, rounds: int, settle: float, seed: int) -> Res
     return result
 
 
-async def _timed(
-    contender: Contender, result: Result, *, sessions: int, warmup: int, settle: float
-) -> float | None:
+async def _timed(contender: Contender, result: Result, *, sessions: int, warmup: int, settle: float) -> float | None:
     gc.collect()  # a collection of one rival's garbage must not be on another's bill
     await trio.sleep(settle)
     try:
