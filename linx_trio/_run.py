@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from linx_trio._events import Outcome, Usage
+from linx_trio._manager import SessionManager
 from linx_trio._options import DEVNULL, INHERIT, PIPE, Argument, Options, RunOptions, StdioSpec
-from linx_trio._session import Session, SessionManager
+from linx_trio._session import Session
 from linx_trio._workload import Workload, as_workload
 from linx_trio.errors import CalledProcessError, NoProcess
 

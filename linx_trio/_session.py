@@ -19,12 +19,9 @@ import itertools
 import logging
 import os
 import signal as _signal
-import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 import trio
@@ -35,7 +32,8 @@ from linx_trio._channel import Channel
 from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
 from linx_trio._fd import FdBag
 from linx_trio._hints import hint_for
-from linx_trio._owner import OwnerFeed
+from linx_trio._owner import EventIterator, EventLog, OwnerFeed
+from linx_trio._patience import congested, wait_really
 from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
 from linx_trio._proto.states import Action, State, rule
@@ -61,7 +59,6 @@ again.
 _PATIENCE_SECONDS = 0.05
 """How long the reader in person waits for the stream's end after the workload's."""
 
-_CONGESTION_SECONDS = 30.0
 _ZYGOTE_ATTEMPTS = 4
 
 
@@ -102,9 +99,8 @@ class Session:
         self._degraded: list[str] = []
         self._failure: Callable[[], LinxError] | None = None
         self._streams: dict[str, trio.lowlevel.FdStream] = {}
-        self._events: list[Event] = []
+        self._events = EventLog()
         self._owner: OwnerFeed | None = OwnerFeed(workload.owner) if workload.owner is not None else None
-        self._news = trio.lowlevel.ParkingLot()
         self._parked = trio.Event()  # ready, or beyond
         self._released = trio.Event()  # running, or ended
         self._ended = trio.Event()
@@ -299,7 +295,7 @@ class Session:
 
     def events(self) -> AsyncIterator[Event]:
         """All of this session's events, from the first one, ending after the terminal one. Any number of iterators."""
-        return _Events(self)
+        return EventIterator(self._events)
 
     def set_owner(self, channel: trio.MemorySendChannel[Any] | None) -> None:
         """From now on events go to `channel` (`None`: to nobody); past ones are not replayed.
@@ -370,9 +366,9 @@ class Session:
         self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
         self._channel = channel = Channel()
         frame = self._request.frame()
-        await _congested(lambda: channel.send(frame, fds))
+        await congested(lambda: channel.send(frame, fds))
         try:
-            await _congested(lambda: zygote.hand_over(channel.peer, self._number))
+            await congested(lambda: zygote.hand_over(channel.peer, self._number))
         except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
             _agent.discard(zygote)
             raise _NeverRead from None
@@ -530,13 +526,12 @@ class Session:
         self._parked.set()
         if last is not None:
             self._tell(last)
+            self._events.complete()
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)
         if self._owner is not None:
             self._owner.put(event)
-        if self._news:
-            self._news.unpark_all()
 
     # ---- closing --------------------------------------------------------------------------------------------------
 
@@ -568,11 +563,11 @@ class Session:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
         grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
         self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
-        if await _wait_really(self._gone, grace + CLOSE_SECONDS):
+        if await wait_really(self._gone, grace + CLOSE_SECONDS):
             return True
         _log.warning("the agent of %r does not end it: killing by pidfd", self)
         self._kill_by_hand()
-        return await _wait_really(self._gone, CLOSE_SECONDS)
+        return await wait_really(self._gone, CLOSE_SECONDS)
 
     def _kill_by_hand(self) -> None:
         """The monitor does not move (somebody stopped it?): have it killed, so that the zygote takes its session
@@ -587,72 +582,6 @@ class Session:
             _signal.pidfd_send_signal(self._pidfd, 0)  # it is still there, so what we have read is about it
             if Path(f"/proc/{monitor}/comm").read_text().strip() == "linx-monitor":
                 os.kill(monitor, _signal.SIGKILL)
-
-
-class _Events:
-    """`Session.events`. Not an async generator: there is nothing to finalize."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._next = 0
-
-    def __aiter__(self) -> _Events:
-        return self
-
-    async def __anext__(self) -> Event:
-        session = self._session
-        if self._next < len(session._events):
-            await trio.lowlevel.checkpoint()
-        while self._next >= len(session._events):
-            if session._ended.is_set():
-                await trio.lowlevel.checkpoint()
-                raise StopAsyncIteration
-            await session._news.park()
-        self._next += 1
-        return session._events[self._next - 1]
-
-
-async def _wait_really(event: trio.Event, seconds: float) -> bool:
-    """Waits, shielded, for `event`, up to so many seconds of real time."""
-    clock = trio.lowlevel.current_clock()
-    deadline = clock.current_time() + seconds
-    scope = trio.CancelScope(shield=True)
-    if abs(clock.deadline_to_sleep_time(deadline) - seconds) < 1:
-        scope.deadline = deadline
-        with scope:
-            await event.wait()
-        return event.is_set()
-    # A test's clock: it stands still, or jumps, and processes do neither.
-    timer = threading.Timer(seconds, _cancel_from_outside, (trio.lowlevel.current_trio_token(), scope))
-    timer.daemon = True
-    timer.start()
-    try:
-        with scope:
-            await event.wait()
-    finally:
-        timer.cancel()
-    return event.is_set()
-
-
-def _cancel_from_outside(token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> None:
-    with suppress(trio.RunFinishedError):
-        token.run_sync_soon(scope.cancel)
-
-
-async def _congested(send: Callable[[], None]) -> None:
-    """Calls `send` until the kernel takes it: it limits how many messages, and how many fds, are under way
-    (``unix(7)``).
-    """
-    deadline = time.monotonic() + _CONGESTION_SECONDS
-    while True:
-        try:
-            return send()
-        except OSError as exc:
-            if exc.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
-                raise
-            if time.monotonic() > deadline:
-                raise setup_error(exc.errno, "fork", None, "too many sessions are being started at once") from None
-        await trio.sleep(0.002)
 
 
 @contextlib.contextmanager
@@ -672,58 +601,3 @@ def _open_cwd(bag: FdBag) -> int:
         return bag.open(".", os.O_PATH | os.O_DIRECTORY)
     except OSError as exc:
         raise setup_error(exc.errno or 0, "chdir", ".", "the caller's own directory cannot be opened") from None
-
-
-class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
-    """What `spawn` returns: ``async with`` it, once.
-
-    `quiet`: nobody looks at the session before its end. `on_cancel` is called, shielded, when entering is cancelled
-    after the
-    request is on its way: the workload may run already, though we have not heard of it.
-    """
-
-    def __init__(
-        self,
-        workload: Workload,
-        *,
-        wait_ready: bool,
-        quiet: bool = False,
-        on_cancel: Callable[[Session], Awaitable[object]] | None = None,
-    ) -> None:
-        self._workload = workload
-        self._wait_ready = wait_ready
-        self._quiet = quiet
-        self._on_cancel = on_cancel
-        self._session: Session | None = None
-
-    async def __aenter__(self) -> Session:
-        if self._session is not None:
-            raise RuntimeError("a session can be entered once; call spawn() again")
-        self._session = session = Session(self._workload, quiet=self._quiet)
-        try:
-            await session.open(wait_ready=self._wait_ready)
-        except BaseException as exc:
-            try:
-                if self._on_cancel is not None and isinstance(exc, trio.Cancelled) and session.is_under_way:
-                    with trio.CancelScope(shield=True):
-                        await self._on_cancel(session)
-            finally:
-                await _close_after(session, exc)
-            raise
-        return session
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        assert self._session is not None
-        await _close_after(self._session, exc)
-
-
-async def _close_after(session: Session, exc: BaseException | None) -> None:
-    """`Session.close`, without hiding the exception that the block is left with."""
-    try:
-        await session.close()
-    except AgentError as trouble:
-        if exc is None:
-            raise
-        exc.add_note(str(trouble))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
 import signal
 import threading
 from collections import Counter
@@ -299,6 +300,19 @@ def test_the_first_session_of_all_in_twenty_threads_at_once() -> None:
 
     with ThreadPoolExecutor(20) as pool:
         assert len(set(pool.map(work, range(20)))) == 1
+
+
+async def test_an_agent_that_is_none_in_many_tasks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them wait for its greeting, and all learn what is wrong with it."""
+    monkeypatch.setenv(_agent.OVERRIDE, shutil.which("true") or "true")
+
+    async def one() -> None:
+        with pytest.raises(linx.AgentError, match="no linx-agent"):
+            await linx.run(["true"])
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(one)
 
 
 def test_threads_whose_zygotes_are_being_killed(nothing_is_left: str) -> None:

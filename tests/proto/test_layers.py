@@ -33,11 +33,13 @@ RANKS = {
     "_channel": 5,
     "_hints": 5,
     "_owner": 5,
+    "_patience": 5,
     "_stdio": 5,
     "_agent": 6,
     "_request": 6,
     "_session": 7,
-    "_run": 8,
+    "_manager": 8,
+    "_run": 9,
     "": 10,
 }
 """Every module (the package itself is the empty name). A new one belongs here too."""

@@ -1,0 +1,58 @@
+"""Waiting for the kernel and for the agent, in real time: a test's clock may stand still or jump, processes do not."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import trio
+
+from linx_trio.errors import setup_error
+
+_CONGESTION_SECONDS = 30.0
+
+
+async def wait_really(event: trio.Event, seconds: float) -> bool:
+    """Waits, shielded, for `event`, up to so many seconds of real time."""
+    clock = trio.lowlevel.current_clock()
+    deadline = clock.current_time() + seconds
+    scope = trio.CancelScope(shield=True)
+    if abs(clock.deadline_to_sleep_time(deadline) - seconds) < 1:
+        scope.deadline = deadline
+        with scope:
+            await event.wait()
+        return event.is_set()
+    # A test's clock: it stands still, or jumps, and processes do neither.
+    timer = threading.Timer(seconds, _cancel_from_outside, (trio.lowlevel.current_trio_token(), scope))
+    timer.daemon = True
+    timer.start()
+    try:
+        with scope:
+            await event.wait()
+    finally:
+        timer.cancel()
+    return event.is_set()
+
+
+def _cancel_from_outside(token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> None:
+    with suppress(trio.RunFinishedError):
+        token.run_sync_soon(scope.cancel)
+
+
+async def congested(send: Callable[[], None]) -> None:
+    """Calls `send` until the kernel takes it: it limits how many messages, and how many fds, are under way
+    (``unix(7)``).
+    """
+    deadline = time.monotonic() + _CONGESTION_SECONDS
+    while True:
+        try:
+            return send()
+        except OSError as exc:
+            if exc.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
+                raise
+            if time.monotonic() > deadline:
+                raise setup_error(exc.errno, "fork", None, "too many sessions are being started at once") from None
+        await trio.sleep(0.002)
