@@ -165,13 +165,14 @@ static bool is_monitor(pid_t pid, void *context) {
 
 /* Kills what the lost sessions left to us. When a round meets nobody but monitors, they are at their end. */
 static void clear_lost(struct zygote *z) {
+    size_t lost = z->lost;
     int dead = 0, alive = subtree_kill(is_monitor, z, &dead);
     if (alive > 0) { /* the others' dead have to wait: see subtree.h */
         reap_monitors(z);
         return;
     }
     reap_all(z);
-    if (dead > 0)
+    if (dead > 0 || z->lost > lost) /* a monitor lost since: this round has not seen its orphans */
         return;
     for (size_t i = z->count; i-- > 0;) {
         if (z->entries[i].monitor != 0)

@@ -64,6 +64,7 @@ class Zygote:
         self.path = path
         self.baseline = _with_all_files(baseline)
         self.greeted = False
+        self._fault: AgentError | NotSupported | None = None
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
@@ -78,24 +79,29 @@ class Zygote:
         after_fork(self)
 
     def wait_greeting(self) -> None:
-        """Blocks until the zygote has said who it is. Raises `AgentError` or `NotSupported`."""
+        """Blocks until the zygote has said who it is. Raises `AgentError` or `NotSupported`, to all who wait."""
         with self._lock:
-            if self.greeted:
-                return
-            spoke = select.poll()  # not select(): the fd may be above 1023
-            spoke.register(self.control, select.POLLIN)
-            if not spoke.poll(_GREETING_SECONDS * 1000):
-                self.kill()
-                raise AgentError(
-                    f"the agent {self.path} said nothing in {_GREETING_SECONDS:.0f} s; {_REINSTALL}",
-                    self.path,
-                )
-            try:
-                payload = self.control.recv(4096)
-            except OSError:
-                payload = b""
-            self._check_greeting(payload)
-            self.greeted = True
+            if self._fault is not None:
+                raise self._fault
+            if not self.greeted:
+                try:
+                    self._check_greeting(self._hear_greeting())
+                except (AgentError, NotSupported) as exc:
+                    self._fault = exc
+                    raise
+                self.greeted = True
+
+    def _hear_greeting(self) -> bytes:
+        spoke = select.poll()  # not select(): the fd may be above 1023
+        spoke.register(self.control, select.POLLIN)
+        if not spoke.poll(_GREETING_SECONDS * 1000):
+            self.kill()
+            why = f"said nothing in {_GREETING_SECONDS:.0f} s"
+            raise AgentError(f"the agent {self.path} {why}; {_REINSTALL}", self.path)
+        try:
+            return self.control.recv(4096)
+        except OSError:
+            return b""
 
     def _check_greeting(self, payload: bytes) -> None:
         if not payload:

@@ -17,7 +17,7 @@ from linx_trio._manager import SessionManager
 from linx_trio._options import DEVNULL, INHERIT, PIPE, Argument, Options, RunOptions, StdioSpec
 from linx_trio._session import Session
 from linx_trio._workload import Workload, as_workload
-from linx_trio.errors import CalledProcessError, NoProcess
+from linx_trio.errors import CalledProcessError, LinxError
 
 if sys.platform != "win32":  # the package can be imported there all the same
     import fcntl
@@ -254,7 +254,7 @@ async def _wait(session: Session, on_cancel: Callable[[Session], Awaitable[objec
 
 
 async def _terminate(session: Session) -> None:
-    with contextlib.suppress(NoProcess):
+    with contextlib.suppress(LinxError):  # it has ended meanwhile, or failed: then there is nothing to ask
         session.terminate()
         with trio.move_on_after(CANCEL_GRACE):
             await session.wait()
