@@ -1,6 +1,6 @@
 /* The child's error policy: report {errno, stage, index} and _exit.
  *
- * It shares the monitor's memory (CLONE_VM without CLONE_VFORK) and runs beside it on a stack of its own: copying page
+ * Unless it is going to park it shares the monitor's memory (CLONE_VM without CLONE_VFORK) and runs beside it on a stack of its own: copying page
  * tables, and the faults that follow, would cost more than all the rest up to execve(2). So it only reads what it is given,
  * writes to nothing but its stack, and makes its system calls without libc (raw.h), whose errno is the monitor's. */
 #include "child.h"
@@ -248,8 +248,10 @@ pid_t child_start(const struct request *request, int control, int *pidfd) {
     static struct start start; /* outlives this call, for the child that shares it */
     start = (struct start){request, control};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    /* CLONE_NEWTIME lies in clone(2)'s byte for the exit signal, and takes effect only for a child with memory of its own. */
-    if (!SHARES_MEMORY || (flags & CLONE_NEWTIME))
+    /* CLONE_NEWTIME lies in clone(2)'s byte for the exit signal, and takes effect only for a child with memory of its own.
+     * And a child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not
+     * be the monitor's as well, as they are for processes that share their memory. */
+    if (!SHARES_MEMORY || !request->auto_proceed || (flags & CLONE_NEWTIME))
         return clone_copied(&start, flags, pidfd);
     pid_t pid = clone(run_child, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), &start, pidfd);
     return pid < 0 ? -errno : pid;

@@ -99,7 +99,7 @@ void inbox_fill(struct inbox *in) {
             in->eof = true;
             return;
         }
-        size_t room = in->size - in->end;
+        size_t room = in->size - in->end, fds_before = in->fd_count;
         if (room == 0) /* a whole frame waits to be taken */
             return;
         ssize_t got = in->is_socket ? receive_with_fds(in->fd, in->data + in->end, room, in->fds, FDS_LIMIT, &in->fd_count,
@@ -114,8 +114,8 @@ void inbox_fill(struct inbox *in) {
             return;
         }
         in->end += (size_t)got;
-        if ((size_t)got < room && in->is_socket)
-            return; /* drained, or a boundary of fds: poll says which */
+        if ((size_t)got < room && in->is_socket && in->fd_count == fds_before)
+            return; /* drained; a read that brought fds ends at their boundary, and more may wait behind it */
     }
 }
 

@@ -48,7 +48,7 @@ struct monitor {
     struct child_message refusal;
     bool linger;
     bool quiet;
-    int64_t orphan_grace_us, running_since, hold_until;
+    int64_t orphan_grace_us, granted_at, hold_until;
     bool killing;
     int64_t kill_at;      /* when the grace is over; 0: none is running */
     int round_ms;
@@ -83,13 +83,13 @@ static void emit_refusal(struct monitor *m, const char *name, const struct child
 
 static int64_t microseconds(struct timeval t) { return (int64_t)t.tv_sec * 1000000 + t.tv_usec; }
 
-static void emit_usage(struct monitor *m, int status, const struct rusage *usage) {
+static void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool ran) {
     struct etf_writer w = frame_begin(&m->out);
     etf_put_tuple(&w, 6);
     etf_put_atom(&w, "usage");
     etf_put_integer(&w, microseconds(usage->ru_utime));
     etf_put_integer(&w, microseconds(usage->ru_stime));
-    etf_put_integer(&w, m->running_since > 0 ? now_us() - m->running_since : 0);
+    etf_put_integer(&w, ran ? now_us() - m->granted_at : 0);
     etf_put_integer(&w, (int64_t)usage->ru_maxrss * 1024);
     etf_put_atom(&w, WIFSIGNALED(status) && WCOREDUMP(status) ? "true" : "false");
     frame_end(&m->out, &w, -1);
@@ -146,6 +146,7 @@ static void grant(struct monitor *m) {
     char go = 'g';
     (void)send(m->control, &go, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     m->phase = EXECUTING;
+    m->granted_at = now_us();
 }
 
 static void child_parked(struct monitor *m) {
@@ -161,7 +162,6 @@ static void child_parked(struct monitor *m) {
 
 static void workload_runs(struct monitor *m) {
     m->phase = RUNNING;
-    m->running_since = now_us();
     m->hold_until = m->quiet ? m->hold_until : 0;
     emit_status(m, "running", NULL, -1);
     for (size_t i = 0; i < m->kept_count; i++)
@@ -211,10 +211,11 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     } else if (m->refused) {
         emit_refusal(m, "error", &m->refusal);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
-        fail(m, EPROTO, STAGE_execve);
+        struct child_message news = {CHILD_REFUSED, EPROTO, STAGE_execve, -1};
+        emit_refusal(m, "error", &news);
     } else {
         if (!m->port)
-            emit_usage(m, status, usage);
+            emit_usage(m, status, usage, ran);
         emit_status(m, WIFSIGNALED(status) ? "signaled" : "exited", &code, -1);
     }
     if (m->port || m->kill_at > 0)

@@ -278,8 +278,6 @@ static void take_map(struct request *q, struct etf_reader *r, bool port) {
             r->bad = true;
         else
             known->take(q, r);
-        if (r->bad && known != NULL)
-            q->refusal = known->name;
     }
 }
 

@@ -23,10 +23,9 @@ struct request {
     size_t fd_count;
     bool auto_proceed, new_session;
     bool quiet;                /* nobody waits for `running`: it may be held back like the events before it */
-    bool stderr_to_stdout; /* a port's `stderr => stdout` */
+    bool stderr_to_stdout;     /* a port's `stderr => stdout` */
     bool linger;               /* orphan policy: leave it running, or … */
     int64_t orphan_grace_us;   /* … SIGTERM, wait, SIGKILL */
-    const char *refusal;       /* which key was not understood, for the error's text */
     char *arena;
     size_t arena_used, arena_size;
 };

@@ -106,7 +106,7 @@ class Zygote:
     def _check_greeting(self, payload: bytes) -> None:
         if not payload:
             status = self._end()
-            if status == -signal.SIGKILL:
+            if status is not None and status < 0:
                 raise _KilledEarly(f"the agent {self.path} was killed as soon as it was started", self.path)
             raise AgentError(
                 f"the agent {self.path} ended (status {status}) without a word: it is no linx-agent, "
@@ -151,6 +151,7 @@ class Zygote:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 if pid:
                     self.control.close()
+                    self.pid = 0
                     return os.waitstatus_to_exitcode(status)
                 time.sleep(0.005)
         return self.kill()
@@ -158,9 +159,12 @@ class Zygote:
     def kill(self) -> int | None:
         """SIGKILL, reap, close. Returns the exit status as `subprocess` has it, where it can be known."""
         self.control.close()
+        pid, self.pid = self.pid, 0  # its number is somebody else's, once it is reaped
+        if pid == 0:
+            return None
         try:
-            os.kill(self.pid, signal.SIGKILL)
-            return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            os.kill(pid, signal.SIGKILL)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         except (ProcessLookupError, ChildProcessError):
             return None
 
@@ -179,7 +183,8 @@ class Zygote:
         """Lets it end by itself, after its last session, and after those who are about to hand it one."""
         if not self._retired:
             self._retired = True
-            _retired.append(self.pid)
+            if self.pid:
+                _retired.append(self.pid)
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
@@ -216,6 +221,7 @@ def _spawn(path: Path, control: int) -> int:
             ["linx-agent", "--zygote", "3"],
             environment,
             file_actions=[(os.POSIX_SPAWN_DUP2, control, 3)],
+            setsigmask=signal.valid_signals(),  # a ^C before it has blocked them itself would end it
         )
     except OSError as exc:
         raise _cannot_start(path, exc) from None

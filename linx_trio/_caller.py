@@ -1,9 +1,9 @@
 """What a workload takes over from the thread that spawns it, read at that moment.
 
-The zygote inherits most of it when it starts: ids, groups, capabilities, namespaces, root, session, CPU affinity.
-That part is the `identity`: when the calling thread's differs from the zygote's, a new zygote is started. (A thread
-can be in a network namespace of its own, see ``setns(2)``, and its workloads belong there too.) The rest is sent
-along with each request.
+The zygote inherits most of it when it starts: ids, groups, capabilities, namespaces, cgroup, root, session, scheduling,
+CPU affinity. That part is the `identity`: when the calling thread's differs from those of the zygotes that there are, a
+new one is started. (A thread can be in a network namespace of its own, see ``setns(2)``, and its workloads belong there
+too.) The rest is sent along with each request.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ if os.name == "posix":
     import resource
 
 _STATUS_FIELDS = tuple(
-    b"\n" + name + b":\t"
-    for name in b"Umask Uid Gid Groups CapInh CapPrm CapEff CapBnd CapAmb NoNewPrivs Seccomp Cpus_allowed".split()
+    f"\n{name}:\t".encode()
+    for name in (
+        *("Umask", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
+        *("NoNewPrivs", "Seccomp", "Seccomp_filters", "Cpus_allowed"),
+    )
 )
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
 
@@ -53,6 +56,10 @@ class Caller:
             tuple(map(os.readlink, _namespace_links())),
             (root.st_dev, root.st_ino),
             os.getsid(0),
+            os.sched_getscheduler(0),
+            os.sched_getparam(0).sched_priority,
+            _read("/proc/thread-self/oom_score_adj"),
+            _read("/proc/thread-self/cgroup"),
         )
         limits = tuple(map(resource.getrlimit, range(16)))
         return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
@@ -62,19 +69,23 @@ def _status() -> list[bytes]:
     """The fields of ``/proc/thread-self/status`` (``proc(5)``), found rather than parsed: this is done at every
     spawn.
     """
-    try:
-        fd = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
-    try:
-        text = os.read(fd, 16384)
-    finally:
-        os.close(fd)
+    text = _read("/proc/thread-self/status")
     values = []
     for name in _STATUS_FIELDS:
         start = text.find(name)
         values.append(text[start + len(name) : text.find(b"\n", start + 1)] if start >= 0 else b"")
     return values
+
+
+def _read(path: str) -> bytes:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
+    try:
+        return os.read(fd, 16384)
+    finally:
+        os.close(fd)
 
 
 @functools.cache

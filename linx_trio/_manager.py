@@ -35,6 +35,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         self._on_cancel = on_cancel
         self._session: Session | None = None
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Session:
         if self._session is not None:
             raise RuntimeError("a session can be entered once; call spawn() again")
@@ -51,6 +52,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
             raise
         return session
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
@@ -58,6 +60,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         await _close_after(self._session, exc)
 
 
+@trio.lowlevel.enable_ki_protection
 async def _close_after(session: Session, exc: BaseException | None) -> None:
     """`Session.close`, without hiding the exception that the block is left with."""
     try:

@@ -15,15 +15,26 @@ from linx_trio.errors import setup_error
 _CONGESTION_SECONDS = 30.0
 
 
-async def wait_really(event: trio.Event, seconds: float) -> bool:
-    """Waits, shielded, for `event`, up to so many seconds of real time."""
+async def _outwait(event: trio.Event, interrupts: list[KeyboardInterrupt]) -> None:
+    """trio delivers ^C to the main task wherever it waits, shielded or not. A clean-up goes on, and tells
+    afterwards.
+    """
+    while not event.is_set():
+        try:
+            await event.wait()
+        except KeyboardInterrupt as exc:
+            interrupts.append(exc)
+
+
+async def wait_really(event: trio.Event, seconds: float, interrupts: list[KeyboardInterrupt]) -> bool:
+    """Waits, shielded, for `event`, up to so many seconds of real time. Each ^C meanwhile is put into `interrupts`."""
     clock = trio.lowlevel.current_clock()
     deadline = clock.current_time() + seconds
     scope = trio.CancelScope(shield=True)
     if abs(clock.deadline_to_sleep_time(deadline) - seconds) < 1:
         scope.deadline = deadline
         with scope:
-            await event.wait()
+            await _outwait(event, interrupts)
         return event.is_set()
     # A test's clock: it stands still, or jumps, and processes do neither.
     timer = threading.Timer(seconds, _cancel_from_outside, (trio.lowlevel.current_trio_token(), scope))
@@ -31,7 +42,7 @@ async def wait_really(event: trio.Event, seconds: float) -> bool:
     timer.start()
     try:
         with scope:
-            await event.wait()
+            await _outwait(event, interrupts)
     finally:
         timer.cancel()
     return event.is_set()

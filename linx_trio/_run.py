@@ -189,7 +189,10 @@ def _prepare(
     """The workload to spawn, and what to feed it."""
     changes: dict[str, Any] = {**options, "auto_proceed": True}
     feed = bytes(stdin) if isinstance(stdin, (bytes, bytearray, memoryview)) else None
-    own_stdin = isinstance(argv_or_workload, Workload) and argv_or_workload.stdin is not INHERIT
+    own = argv_or_workload if isinstance(argv_or_workload, Workload) else None
+    own_stdin = own is not None and own.stdin is not INHERIT
+    if feed and own is not None and own_stdin:
+        raise ValueError(f"stdin=b'...' and the workload's own stdin={own.stdin!r} contradict each other")
     if feed:
         changes["stdin"] = PIPE
     elif feed is None:
@@ -201,6 +204,9 @@ def _prepare(
             continue
         if name in options:
             raise ValueError(f"capture_{name}=True and {name}={changes[name]!r} contradict each other")
+        if own is not None and getattr(own, name) not in (INHERIT, PIPE):
+            theirs = getattr(own, name)
+            raise ValueError(f"capture_{name}=True and the workload's own {name}={theirs!r} contradict each other")
         changes[name] = PIPE
     workload = as_workload(argv_or_workload, changes)
     captured = {"stdin": bool(feed), "stdout": capture_stdout, "stderr": capture_stderr}
@@ -231,7 +237,7 @@ async def _attend(
         nursery.start_soon(_pump, pumps, session, feed, out, err)
         try:
             await _wait(session, on_cancel)
-        except Exception as exc:
+        except (Exception, KeyboardInterrupt) as exc:
             failure = exc  # raised below, where no nursery wraps it
         finally:
             pumps.cancel()
@@ -303,11 +309,14 @@ class _Collector:
         self.data += chunk[:room]
 
     async def collect(self, stream: trio.lowlevel.FdStream) -> None:
-        while chunk := await stream.receive_some():
-            self._keep(bytes(chunk))
+        with contextlib.suppress(trio.ClosedResourceError):  # somebody who has the session has closed it
+            while chunk := await stream.receive_some():
+                self._keep(bytes(chunk))
 
     def finish(self, stream: trio.lowlevel.FdStream) -> None:
         """What is in the pipe when the workload has ended, and not what others may still be writing (``FIONREAD``)."""
+        if stream.fileno() < 0:
+            return
         left = int.from_bytes(fcntl.ioctl(stream.fileno(), termios.FIONREAD, bytes(4)), "little")
         while left > 0:
             chunk = os.read(stream.fileno(), min(left, 65536))

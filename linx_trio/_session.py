@@ -233,7 +233,7 @@ class Session:
         somebody killed or aborted the workload meanwhile). Cancelling stops the waiting, not the proceeding.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if rule("proceed", self._protocol.state) is Action.SEND:
+        if self._rule("proceed") is Action.SEND:
             self._send(m.PROCEED)
         await self._released.wait()
         if self._ran:
@@ -250,7 +250,7 @@ class Session:
         waiting only.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        rule("abort", self._protocol.state)
+        self._rule("abort")
         self._send(m.ABORT)
         await self._released.wait()
         if isinstance(self._outcome, Aborted):
@@ -269,7 +269,7 @@ class Session:
             raise TypeError(f"sig must be a signal number, not {sig!r}")
         if not 1 <= sig <= 64:
             raise ValueError(f"sig must be between 1 and 64, not {sig!r}")
-        rule("signal", self._protocol.state)
+        self._rule("signal")
         self._send(m.signal(int(sig)))
 
     def terminate(self) -> None:
@@ -279,7 +279,7 @@ class Session:
     def kill(self) -> None:
         """SIGKILL to the whole subtree, now. Parked it is the same as an abort. After the workload's end it still kills
         what the workload left behind."""
-        rule("kill", self._protocol.state)
+        self._rule("kill")
         self._send(m.KILL)
 
     async def wait(self) -> Outcome:
@@ -306,6 +306,12 @@ class Session:
             raise TypeError(f"channel must be the sending end of trio.open_memory_channel(), not {channel!r}")
         self._owner = OwnerFeed(channel) if channel is not None else None
 
+    def _rule(self, verb: str) -> Action:
+        try:
+            return rule(verb, self._protocol.state)
+        except NoProcess as exc:
+            raise exc from (self._failure() if self._failure is not None else None)
+
     def _send(self, frame: bytes) -> None:
         if self._channel is not None and not self._gone.is_set():
             self._channel.send(frame)
@@ -328,12 +334,14 @@ class Session:
         with FdBag() as bag, _as_setup_error():
             made = _stdio.plan(self._workload, bag)
             self._in_person = self._quiet and not made.ours
-            cwd = _open_cwd(bag)
             fds = [fd for fd, _ in made.fds]
-            targets = [number for _, number in made.fds]
+            targets: list[int | str] = [number for _, number in made.fds]
+            if not os.path.isabs(cast("str", self._workload.cwd or "")):  # else the caller's own does not matter
+                fds.append(_open_cwd(bag))
+                targets.append(m.CWD)
             for _attempt in range(_ZYGOTE_ATTEMPTS):
                 try:
-                    await self._start([cwd, *fds], [m.CWD, *targets])
+                    await self._start(fds, targets)
                     if wait_ready:
                         await self._wait_started()
                     break
@@ -541,11 +549,10 @@ class Session:
 
         Raises `AgentError` if something could not be killed even so (a process in uninterruptible sleep).
         """
-        clean = not self._reading or self._gone.is_set() or await self._end_all()
-        if self._streams:
-            with trio.CancelScope(shield=True):
-                for stream in self._streams.values():
-                    await stream.aclose()
+        interrupts: list[KeyboardInterrupt] = []
+        clean = not self._reading or self._gone.is_set() or await self._end_all(interrupts)
+        for stream in self._streams.values():
+            stream.close()
         if self._channel is not None:
             self._channel.close()
         self._release_zygote()
@@ -558,16 +565,18 @@ class Session:
                 f"{2 * CLOSE_SECONDS:.0f} s: something in it cannot be killed",
                 self._host_pid,
             )
+        if interrupts:
+            raise interrupts[0]
 
-    async def _end_all(self) -> bool:
+    async def _end_all(self, interrupts: list[KeyboardInterrupt]) -> bool:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
         grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
         self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
-        if await wait_really(self._gone, grace + CLOSE_SECONDS):
+        if await wait_really(self._gone, grace + CLOSE_SECONDS, interrupts):
             return True
         _log.warning("the agent of %r does not end it: killing by pidfd", self)
         self._kill_by_hand()
-        return await wait_really(self._gone, CLOSE_SECONDS)
+        return await wait_really(self._gone, CLOSE_SECONDS, interrupts)
 
     def _kill_by_hand(self) -> None:
         """The monitor does not move (somebody stopped it?): have it killed, so that the zygote takes its session
@@ -596,8 +605,13 @@ def _as_setup_error() -> Iterator[None]:
         raise setup_error(number, "fork", exc.filename, hint_for("fork", number)) from None
 
 
+_CWD_HINT = "the caller's own directory cannot be opened: pass an absolute cwd="
+
+
 def _open_cwd(bag: FdBag) -> int:
     try:
         return bag.open(".", os.O_PATH | os.O_DIRECTORY)
     except OSError as exc:
-        raise setup_error(exc.errno or 0, "chdir", ".", "the caller's own directory cannot be opened") from None
+        raise setup_error(
+            exc.errno or 0, "chdir", ".", "the caller's own directory cannot be opened: pass an absolute cwd="
+        ) from None

@@ -91,7 +91,7 @@ async def test_a_whole_life(play: Play) -> None:
     assert request[1]["argv"] == [b"/bin/workload", b"argument"]
     assert request[1]["env"] == [b"A=1"]
     assert request[1]["namespaces"] == ["net", "uts"]
-    assert request[1]["fds"] == ["cwd", 0, 1, 2]
+    assert request[1]["fds"] == [0, 1, 2, "cwd"]
     assert zygote.agent.fds == 4
 
 
