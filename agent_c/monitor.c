@@ -27,7 +27,7 @@ enum phase { AWAITING, REQUESTED, SETTING_UP, PARKED, EXECUTING, RUNNING, ENDED 
 enum wish { WISH_NOTHING, WISH_PROCEED, WISH_ABORT }; /* said before the checkpoint; the first one counts */
 
 enum {
-    HOLD_US = 3000,       /* with auto_proceed, the first events travel together if they are that close */
+    HOLD_US = 3000,       /* the first events travel together if they are that close: one wake-up for all */
     ROUND_MS = 1,         /* pause between killing rounds, at first … */
     ROUND_LIMIT_MS = 64,  /* … and when something cannot die (uninterruptible sleep) */
 };
@@ -154,6 +154,7 @@ static void child_parked(struct monitor *m) {
     if (m->phase == EXECUTING) /* auto_proceed */
         return;
     m->phase = PARKED;
+    m->hold_until = 0;
     if (m->wish == WISH_ABORT)
         abort_now(m);
     else if (m->wish == WISH_PROCEED)
@@ -283,7 +284,7 @@ static void start_child(struct monitor *m) {
     m->leader = pid;
     request_close_fds(q);
     m->phase = q->auto_proceed ? EXECUTING : SETTING_UP;
-    m->hold_until = q->auto_proceed ? now_us() + HOLD_US : 0;
+    m->hold_until = now_us() + HOLD_US;
     m->quiet = q->quiet;
     m->child_pid = q->namespaces & CLONE_NEWPID ? 1 : m->leader;
     int64_t host_pid = m->leader;
