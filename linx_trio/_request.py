@@ -51,10 +51,10 @@ class Request:
             thing = self.workload.arguments[0]
         elif refusal.stage == "clone":
             thing = ", ".join(sorted(self.workload.namespace_names)) or None
-        elif refusal.stage == "stdio" and refusal.index in range(len(STREAMS)):
-            thing = STREAMS[refusal.index]
-        elif 0 <= refusal.index < len(self.origins):
-            thing = self.origins[refusal.index][1]
+        elif refusal.stage == "stdio" and refusal.step in range(len(STREAMS)):
+            thing = STREAMS[refusal.step]
+        elif 0 <= refusal.step < len(self.origins):
+            thing = self.origins[refusal.step][1]
         hint = hint_for(refusal.stage, refusal.errno, self.workload)
         return setup_error(refusal.errno, refusal.stage, thing, hint)
 

@@ -1,5 +1,7 @@
 """The vocabulary: every request, command and event of the session protocol, and its term.
 
+They are named tuples rather than dataclasses, because a dozen of those would be half the time of importing the package.
+
 `linx-agent --describe` prints the same lists; a test compares them. Nothing here reads or writes.
 """
 
@@ -7,8 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from linx_trio._proto import etf
 from linx_trio._proto.framing import encode_frame
@@ -53,8 +54,7 @@ def _step_term(step: Step) -> Any:
 # ---- requests and commands: to the agent -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Spawn:
+class Spawn(NamedTuple):
     """The one request of a session. `fds` says what the fds that travel with it are, in their order."""
 
     argv: tuple[bytes, ...]
@@ -140,59 +140,50 @@ SHUTDOWN = shutdown(0)
 # ---- events: from the agent ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Spawned:
+class Spawned(NamedTuple):
     """``clone3(2)`` has returned. Owns one fd: the workload's pidfd."""
 
     host_pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Parked:
+class Parked(NamedTuple):
     child_pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    pass
+class Started(NamedTuple):
+    """``execve(2)`` has succeeded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     code: int
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(NamedTuple):
     signum: int
 
 
-@dataclass(frozen=True, slots=True)
-class Abortion:
+class Abortion(NamedTuple):
     child_pid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """``{error, Errno, Stage, Index}``: the end of a session that could not start. `index` is that of the step, a
+class Refusal(NamedTuple):
+    """``{error, Errno, Stage, Index}``: the end of a session that could not start. `step` is the number of the one refused, a
     standard fd's number at stage ``stdio``, or -1."""
 
     errno: int
     stage: str
-    index: int
+    step: int
 
 
-@dataclass(frozen=True, slots=True)
-class Degraded:
+class Degraded(NamedTuple):
     """An optional step was refused; the session goes on."""
 
     errno: int
     stage: str
-    index: int
+    step: int
 
 
-@dataclass(frozen=True, slots=True)
-class UsageReport:
+class UsageReport(NamedTuple):
     """Precedes `Exit` and `Kill`. Times in microseconds, `max_rss` in bytes."""
 
     user_time: int
@@ -202,15 +193,13 @@ class UsageReport:
     core_dumped: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """Said by the zygote: the monitor died by force, and what it left has been killed."""
 
     status: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(NamedTuple):
     """The zygote's only word on its control socket."""
 
     version: bytes
