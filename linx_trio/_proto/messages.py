@@ -167,8 +167,8 @@ class Abortion(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """``{error, Errno, Stage, Index}``: the end of a session that could not start. `step` is the number of the one refused, a
-    standard fd's number at stage ``stdio``, or -1."""
+    """``{error, Errno, Stage, Index}``: the end of a session that could not start. `step` is the number of the one
+    refused, a standard fd's number at stage ``stdio``, or -1."""
 
     errno: int
     stage: str
