@@ -35,8 +35,7 @@ class Channel:
 
         `fds` travel with its first byte: they can be given only where nothing waits before it, and then `OSError` with
         ``ETOOMANYREFS`` says that too many are under way; nothing has been sent then. A far side that is gone is no
-        error
-        here: reading tells.
+        error here: reading tells.
         """
         if self._socket.fileno() < 0:
             return

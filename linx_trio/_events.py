@@ -62,7 +62,7 @@ class Usage:
     Attributes:
         user_time: CPU time in user mode, in seconds.
         system_time: CPU time in the kernel, in seconds.
-        wall_time: from ``execve(2)`` to the end, in seconds; 0 if it never ran.
+        wall_time: from its release at the checkpoint to its end, in seconds; 0 if it never ran.
         max_rss: largest resident set of any one process, in bytes.
         oom_killed: whether the kernel killed it for want of memory; `None` where nothing could tell (no cgroup).
     """

@@ -17,8 +17,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
     """What `spawn` returns: ``async with`` it, once.
 
     `quiet`: nobody looks at the session before its end. `on_cancel` is called, shielded, when entering is cancelled
-    after the
-    request is on its way: the workload may run already, though we have not heard of it.
+    after the request is on its way: the workload may run already, though we have not heard of it.
     """
 
     def __init__(

@@ -76,8 +76,7 @@ def spawn(
     Args:
         argv_or_workload: the program and its arguments, or a `Workload`.
         wait_ready: entering waits until the workload is parked (with ``auto_proceed``: until it runs). `False`: it
-            returns at
-            once, in state ``"starting"`` or later, and what goes wrong is raised by the verbs and by `Session.wait`.
+            returns at once, in state ``"starting"`` or later, and what goes wrong is raised by `Session.wait`.
         options: see `Workload`.
 
     Raises:
@@ -112,9 +111,8 @@ async def run(
         check: raise `CalledProcessError` unless the exit status is 0.
         max_output: bytes to keep of each captured stream; the rest is read and dropped, and ``truncated`` is set.
         deliver_cancel: an async function that ends the workload when this call is cancelled; it runs shielded. By
-            default:
-            SIGTERM to the workload, 5 seconds, SIGKILL to the whole subtree. What is left after it is killed in any
-            case.
+            default: SIGTERM to the workload, 5 seconds, SIGKILL to the whole subtree. What is left after it is
+            killed in any case.
         options: see `Workload`.
 
     Raises:

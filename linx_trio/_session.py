@@ -4,7 +4,7 @@ Lines that must hold:
 
 1. The reader outlives the body. It is a system task, out of reach of the user's cancel scopes, and ends with the
    stream: the agent closes it when the monitor has reaped everything and has itself been reaped. So "the reader has
-       ended" is the proof.
+   ended" is the proof.
 2. Between reading bytes and applying them there is no checkpoint: no event is lost by a cancellation.
 3. Commands are sent by plain functions: no frame is ever cut.
 4. There are two killers: this side's, in `close` (shielded, bounded, and in the end by pidfd), and the monitor's,
