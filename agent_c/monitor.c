@@ -95,10 +95,14 @@ static void emit_usage(struct monitor *m, int status, const struct rusage *usage
     frame_end(&m->out, &w, -1);
 }
 
-/* The session failed before there was a child. */
-static void fail(struct monitor *m, int error, enum stage stage) {
+static void emit_error(struct monitor *m, int error, enum stage stage) {
     struct child_message news = {CHILD_REFUSED, error, (int32_t)stage, -1};
     emit_refusal(m, "error", &news);
+}
+
+/* The session failed before there was a child. */
+static void fail(struct monitor *m, int error, enum stage stage) {
+    emit_error(m, error, stage);
     m->phase = ENDED;
     m->childless = true;
 }
@@ -212,16 +216,13 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     } else if (m->refused) {
         emit_refusal(m, "error", &m->refusal);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
-        struct child_message news = {CHILD_REFUSED, EPROTO, STAGE_execve, -1};
-        emit_refusal(m, "error", &news);
+        emit_error(m, EPROTO, STAGE_execve);
     } else {
         if (!m->port)
             emit_usage(m, status, usage, ran);
         emit_status(m, WIFSIGNALED(status) ? "signaled" : "exited", &code, -1);
     }
-    if (m->port || m->kill_at > 0)
-        kill_all(m);
-    if (m->gone && !m->linger)
+    if (m->port || m->kill_at > 0 || (m->gone && !m->linger))
         kill_all(m);
 }
 

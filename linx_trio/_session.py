@@ -341,7 +341,7 @@ class Session:
                 targets.append(m.CWD)
             for _attempt in range(_ZYGOTE_ATTEMPTS):
                 try:
-                    await self._start(fds, targets)
+                    await self._hand_over(fds, targets)
                     if wait_ready:
                         await self._wait_started()
                     break
@@ -360,17 +360,14 @@ class Session:
         if self.state == State.FAILED:
             self._raise_failure()
 
-    async def _start(self, fds: list[int], targets: list[int | str]) -> None:
-        caller = Caller.now()
-        self._zygote = zygote = await _agent.acquire(caller)
-        await self._hand_over(caller, zygote, fds, targets)
-
     def _release_zygote(self) -> None:
         if self._zygote is not None:
             _agent.release(self._zygote)
             self._zygote = None
 
-    async def _hand_over(self, caller: Caller, zygote: _agent.Zygote, fds: list[int], targets: list[int | str]) -> None:
+    async def _hand_over(self, fds: list[int], targets: list[int | str]) -> None:
+        caller = Caller.now()
+        self._zygote = zygote = await _agent.acquire(caller)
         self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
         self._channel = channel = Channel()
         frame = self._request.frame()
@@ -383,7 +380,7 @@ class Session:
         channel.peer.close()
         self._reading = True
         if not self._in_person:
-            trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+            self._read_in_background(channel)
 
     async def _start_over(self) -> None:
         """Back to the beginning, with another zygote: this one died with our request unread."""
@@ -399,6 +396,9 @@ class Session:
         self._parked, self._released, self._ended = trio.Event(), trio.Event(), trio.Event()
 
     # ---- reading --------------------------------------------------------------------------------------------------
+
+    def _read_in_background(self, channel: Channel) -> None:
+        trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
 
     async def _read(self, channel: Channel, *, in_person: bool = False) -> None:
         """Applies what the agent says, until the stream ends. As a system task it may raise nothing.
@@ -424,7 +424,7 @@ class Session:
                     break
         finally:
             if in_person and not finished:
-                trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+                self._read_in_background(channel)
             else:
                 self._stop_reading(channel)
 
@@ -465,9 +465,7 @@ class Session:
         self._disbelieved = True
         self._fail(lambda: AgentError(message, term), errno.EPROTO)
         self._send(m.SHUTDOWN)
-        if self._pidfd >= 0:
-            with suppress(OSError):
-                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+        self._kill_workload()
 
     def _last_state(self) -> State:
         """The last state before the end, from what has become known."""
@@ -583,14 +581,18 @@ class Session:
         over; and the workload."""
         if self._zygote is not None:
             self._zygote.kill_monitor(self._number)
-        if self._pidfd >= 0:
-            with suppress(OSError):
-                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+        self._kill_workload()
         with suppress(OSError, IndexError, ValueError, NotReady):  # by its own means too, should the zygote be gone
             monitor = int(Path(f"/proc/{self.host_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
             _signal.pidfd_send_signal(self._pidfd, 0)  # it is still there, so what we have read is about it
             if Path(f"/proc/{monitor}/comm").read_text().strip() == "linx-monitor":
                 os.kill(monitor, _signal.SIGKILL)
+
+    def _kill_workload(self) -> None:
+        """SIGKILL without the agent's help, if it has got so far that there is a pidfd."""
+        if self._pidfd >= 0:
+            with suppress(OSError):
+                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
 
 
 @contextlib.contextmanager
