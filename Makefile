@@ -8,6 +8,8 @@ VENV ?= .venv
 # What to run, and further arguments for pytest, the demo or the benchmarks: make test TESTS=tests/proto ARGS='-x -k atom'
 TESTS ?=
 ARGS ?=
+# Which of benchmarks/*.py, for make bench.
+BENCH ?= spawn streams
 
 PY := $(VENV)/bin/python
 AGENT := linx_trio/_bin/linx-agent
@@ -57,10 +59,10 @@ lint-c:
 			CC="$$cc" CFLAGS='-Werror' $(PY) hatch_build.py build/lint/linx-agent; \
 		else echo "agent_c: no $$cc here, left out"; fi; done
 
-bench: ## run the benchmarks
+bench: ## run the benchmarks; BENCH='spawn streams' ARGS=…
 	@$(SETUP) packages build test
-	@$(MAKE) install-test
-	$(PY) benchmarks/spawn.py $(ARGS)
+	@$(MAKE) install-bench
+	@set -ex; for name in $(BENCH); do $(PY) benchmarks/$$name.py $(ARGS); done
 
 dist: ## make the sdist, and from it the wheel, in dist/
 	@$(SETUP) packages build
@@ -73,19 +75,22 @@ clean: ## remove what was built, the caches and $(VENV)
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- installing ------------------------------------------------------------------------------------------------------
-# Three degrees, each with the one before it: run (no extras), test, dev. A stamp in $(VENV) says that a degree is there;
-# it is made in a second make, since the first step may have thrown the environment away.
+# Three degrees, each with the one before it: run (no extras), test, dev; and bench, which is run and the benchmarks' rivals.
+# A stamp in $(VENV) says that a degree is there; it is made in a second make, since the first step may have thrown the
+# environment away.
 
-install-run install-test install-dev: install-%:
+install-run install-test install-dev install-bench: install-%:
 	@$(SETUP) venv
 	@$(MAKE) -s $(VENV)/.installed-$*
 
 EXTRAS_run :=
 EXTRAS_test := [test]
 EXTRAS_dev := [dev]
+EXTRAS_bench := [bench]
 IMPLIES_run := run
 IMPLIES_test := run test
 IMPLIES_dev := run test dev
+IMPLIES_bench := run bench
 
 $(VENV)/.installed-%: $(BUILT_FROM) $(if $(wildcard $(AGENT)),,no-agent)
 	@echo "installing linx-trio$(EXTRAS_$*) into $(VENV)"
@@ -93,4 +98,4 @@ $(VENV)/.installed-%: $(BUILT_FROM) $(if $(wildcard $(AGENT)),,no-agent)
 	@for degree in $(IMPLIES_$*); do pwd > $(VENV)/.installed-$$degree; done
 
 .PHONY: help demo test test-user test-pythons lint lint-python lint-c bench dist clean \
-	install-run install-test install-dev no-agent
+	install-run install-test install-dev install-bench no-agent

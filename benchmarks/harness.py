@@ -68,16 +68,18 @@ class Table:
     """Rivals for one job.
 
     `measure` is what the reader sees: ``"time"`` is µs per session, and a ratio above 1 is slower than
-    `baseline`; ``"rate"`` is sessions per second, and a ratio above 1 is faster.
+    `baseline`; ``"rate"`` is sessions per second, and a ratio above 1 is faster; ``"throughput"`` is the same in
+    MB/s, for sessions that move `volume` bytes each.
     """
 
     key: str
     title: str
-    measure: Literal["time", "rate"]
+    measure: Literal["time", "rate", "throughput"]
     baseline: str
     contenders: tuple[Contender, ...]
     sessions: int = 30
     warmup: int = 3
+    volume: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ class Result:
         per_session = self.samples[name]
         if self.table.measure == "time":
             return Quartiles.of([ns / 1e3 for ns in per_session])
-        return Quartiles.of([1e9 / ns for ns in per_session])
+        amount = self.table.volume / 1e6 if self.table.measure == "throughput" else 1
+        return Quartiles.of([amount * 1e9 / ns for ns in per_session])
 
     def ratio(self, name: str) -> Quartiles | None:
         """The ratio to the baseline, paired round by round; `None` without a baseline to divide by."""
@@ -230,10 +233,11 @@ def _first_line(error: BaseException) -> str:
 def render(result: Result) -> str:
     """The table as text, for people."""
     table = result.table
-    unit = "µs/session" if table.measure == "time" else "sessions/s"
+    unit = {"time": "µs/session", "rate": "sessions/s", "throughput": "MB/s"}[table.measure]
+    volume = f" of {table.volume / 1e6:.0f} MB" if table.volume else ""
     wide = max(len(contender.name) for contender in table.contenders)
     lines = [
-        f"{table.title}  ({result.rounds} rounds x {table.sessions} sessions)",
+        f"{table.title}  ({result.rounds} rounds x {table.sessions} sessions{volume})",
         f"  {'':{wide}}  {unit:>10}  {'quartiles':^15}  ratio to {table.baseline}",
     ]
     for contender in table.contenders:
@@ -283,5 +287,6 @@ def as_json(result: Result) -> Mapping[str, object]:
         "baseline": table.baseline,
         "rounds": result.rounds,
         "sessions": table.sessions,
+        "volume": table.volume,
         "contenders": rows,
     }

@@ -15,6 +15,9 @@ from pathlib import Path
 
 CAP_SYS_ADMIN = 21  # capability.h
 
+HAVE_LINX = importlib.util.find_spec("linx_trio") is not None
+NO_LINX = None if HAVE_LINX else "linx_trio is not importable: run `pip install .` in the source tree"
+
 
 class CompileError(Exception):
     """No compiler, or one that refused; the text is its first complaint."""
@@ -82,8 +85,8 @@ def may_make_namespaces() -> bool:
     return False
 
 
-def describe() -> dict[str, str]:
-    """Facts that a figure is worthless without, in the order to print them."""
+def describe(*distributions: str) -> dict[str, str]:
+    """Facts that a figure is worthless without, in the order to print them; with the versions of `distributions`."""
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "kernel": f"{platform.release()} {platform.machine()}",
@@ -91,6 +94,7 @@ def describe() -> dict[str, str]:
         "load": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "trio": _version("trio"),
+        **{name: _version(name) for name in distributions},
         "linx-trio": _version("linx-trio"),
         "agent": _agent(),
         "compiler": _compiler_version(),

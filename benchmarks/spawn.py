@@ -9,16 +9,13 @@ read the tables, and `harness.py` how they are measured.
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -26,35 +23,12 @@ import trio
 # A script finds only its own folder. Last on the path: an installed linx_trio is the one to measure.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.harness import (
-    Batch,
-    Contender,
-    Once,
-    Table,
-    Target,
-    as_json,
-    blocking,
-    in_flight,
-    measure,
-    missing,
-    render,
-    serial,
-)
-from benchmarks.machine import (
-    CompileError,
-    compile_c,
-    describe,
-    linkage,
-    may_make_namespaces,
-    stolen_seconds,
-    tiny_program,
-)
+from benchmarks import command
+from benchmarks.harness import Batch, Contender, Once, Table, Target, blocking, in_flight, missing, serial
+from benchmarks.machine import NO_LINX, CompileError, compile_c, linkage, may_make_namespaces, tiny_program
 
 NAMESPACES = frozenset({"pid", "mount", "uts", "ipc"})
 WIDTH = 8
-
-HAVE_LINX = importlib.util.find_spec("linx_trio") is not None
-NO_LINX = None if HAVE_LINX else "linx_trio is not importable: run `pip install .` in the source tree"
 
 
 # -- the rivals: each takes a program and returns what one session of it is ------------------------
@@ -217,73 +191,22 @@ def with_namespaces(program: str, loops: Loops) -> Table:
 # -- the command -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    rounds: int
-    settle: float
-    seed: int
-    shrink: int
-    only: tuple[str, ...]
-    parts: frozenset[int]
-    json: Path | None
-    program: Path
-
-    def chosen(self, table: Table) -> Table:
-        """`table` with the contenders that --only names, and with the smaller batches of --quick."""
-        kept = tuple(c for c in table.contenders if any(fnmatchcase(c.name, glob) for glob in self.only))
-        return replace(table, contenders=kept, sessions=max(table.sessions // self.shrink, 1))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="spawn.py", description="What a session costs: spawn to exit of a trivial program."
+def parse(argv: list[str] | None) -> tuple[command.Plan, Path]:
+    """The plan, and the program that is not the tiny one."""
+    parser = command.parser(
+        "spawn.py", "What a session costs: spawn to exit of a trivial program.", rounds=40, tables=3
     )
-    add = parser.add_argument
-    add("--rounds", type=int, metavar="N", help="rounds per table (default: 40; quick: 7)")
-    add("--quick", action="store_true", help="few rounds of small batches")
-    add("--json", type=Path, metavar="FILE", help="write every sample there too")
-    add("--program", type=Path, default=Path("/bin/true"), metavar="PATH", help="default: %(default)s")
-    add("--only", default="*", metavar="NAMES", help="contenders, by comma, with * and ?: 'trio.*,raw-c'")
-    add("--part", type=int, action="append", choices=(1, 2, 3), help="only this table (may be repeated)")
-    add("--settle", type=float, default=5.0, metavar="MS", help="pause before each batch (default: 5)")
-    add("--seed", type=int, default=1, help="of the order inside the rounds (default: 1)")
-    return parser
-
-
-def parse(argv: list[str] | None) -> Plan:
-    parser = _parser()
+    parser.add_argument("--program", type=Path, default=Path("/bin/true"), metavar="PATH", help="default: %(default)s")
     args = parser.parse_args(argv)
-    rounds = (7 if args.quick else 40) if args.rounds is None else args.rounds
-    if rounds < 1:
-        parser.error(f"--rounds must be at least 1, not {rounds}")
-    if args.settle < 0:
-        parser.error(f"--settle must not be negative, not {args.settle:g}")
+    plan = command.plan(parser, args)
     if not os.access(args.program, os.X_OK) or args.program.is_dir():
         parser.error(f"--program {args.program}: not an executable file")
-    only = tuple(name.strip() for name in args.only.split(","))
-    plan = Plan(
-        rounds=rounds,
-        settle=args.settle / 1e3,
-        seed=args.seed,
-        shrink=3 if args.quick else 1,
-        only=only,
-        parts=frozenset(args.part or (1, 2, 3)),
-        json=args.json,
-        program=args.program.absolute(),
-    )
-    _refuse_unknown_names(parser, plan)
-    return plan
-
-
-def _refuse_unknown_names(parser: argparse.ArgumentParser, plan: Plan) -> None:
     loops = Loops("not compiled yet", "not compiled yet")
-    known = {c.name for table in _tables(plan, str(plan.program), loops) for c in table.contenders}
-    for glob in plan.only:
-        if not any(fnmatchcase(name, glob) for name in known):
-            parser.error(f"--only {glob}: no such contender; there are {', '.join(sorted(known))}")
+    command.refuse_unknown_names(parser, plan, _tables(plan, str(args.program), loops))
+    return plan, args.program.absolute()
 
 
-def _tables(plan: Plan, program: str, loops: Loops) -> list[Table]:
+def _tables(plan: command.Plan, program: str, loops: Loops) -> list[Table]:
     tables = (one_at_a_time(program, loops), many_in_flight(program), with_namespaces(program, loops))
     return [table for part, table in enumerate(tables, start=1) if part in plan.parts]
 
@@ -300,50 +223,34 @@ def compile_loops(folder: Path) -> Loops:
     return Loops(build("raw_clone3"), build("raw_clone3_static", "-static"))
 
 
-async def benchmark(plan: Plan, folder: Path) -> tuple[list[dict[str, object]], bool]:
+async def benchmark(plan: command.Plan, chosen: Path, folder: Path) -> tuple[command.Report, bool]:
     """Run the tables for each program and print them; the tables as JSON, and whether all of it ran."""
     loops = compile_loops(folder)
-    programs = [(plan.program, linkage(plan.program))]
+    programs = [(chosen, linkage(chosen))]
     ok = True
     try:
         programs.append(tiny_program(folder))
     except CompileError as error:
         print(f"the tiny static program is left out: {error}\n")
         ok = False
-    out: list[dict[str, object]] = []
+    out: command.Report = []
     for program, how in programs:
-        name = str(plan.program) if program == plan.program else "int main(void) { return 0; }"
+        name = str(program) if program == chosen else "int main(void) { return 0; }"
         print(f"== {name} ({how})\n")
-        for table in map(plan.chosen, _tables(plan, str(program), loops)):
+        for table in _tables(plan, str(program), loops):
             if table.key == "namespaces" and not may_make_namespaces():
                 print(f"{table.title}\n  skipped: without a user namespace these need root (CAP_SYS_ADMIN)\n")
                 continue
-            if not table.contenders:
-                continue
-            result = await measure(table, rounds=plan.rounds, settle=plan.settle, seed=plan.seed)
-            ok = ok and result.ok
-            out.append({"program": name, "linkage": how, **as_json(result)})
-            print(render(result) + "\n", flush=True)
+            ran, all_ran = await command.run_table(plan, table)
+            ok = ok and all_ran
+            out += [{"program": name, "linkage": how, **row} for row in ran]
     return out, ok
 
 
 def main(argv: list[str] | None = None) -> int:
-    plan = parse(argv)
-    facts = describe()
-    for key, value in facts.items():
-        print(f"{key:>10}  {value}")
-    print(flush=True)
-    stolen = stolen_seconds()
+    plan, program = parse(argv)
     with tempfile.TemporaryDirectory(prefix="linx-bench-") as folder:
-        tables, ok = trio.run(benchmark, plan, Path(folder))
-    stolen = stolen_seconds() - stolen
-    print(f"cpu time stolen by the hypervisor meanwhile: {stolen:.1f} s; load now: {os.getloadavg()[0]:.2f}")
-    if plan.json is not None:
-        report = {"machine": facts, "seed": plan.seed, "stolen_seconds": stolen, "tables": tables}
-        plan.json.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    if not ok:
-        print("something did not run: see above", file=sys.stderr)
-    return 0 if ok else 1
+        return command.run(plan, partial(benchmark, plan, program, Path(folder)))
 
 
 if __name__ == "__main__":
