@@ -13,6 +13,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 
+#include "enter.h"
 #include "raw.h"
 
 #ifndef CLONE_PIDFD
@@ -21,21 +22,43 @@
 #ifndef CLONE_NEWTIME
 #define CLONE_NEWTIME 0x00000080
 #endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
 
-static _Noreturn void leave(void) {
+_Noreturn void child_leave(void) {
     for (;;)
         (void)RAW1(exit_group, 127);
 }
 
-static void tell(int control, enum child_news news, long error, enum stage stage, int index) {
-    struct child_message m = {news, (int32_t)error, (int32_t)stage, index};
-    while (RAW5(sendto, control, &m, sizeof m, MSG_NOSIGNAL, NULL) == -EINTR)
+void child_say(int control, const struct child_message *message) {
+    while (RAW5(sendto, control, message, sizeof *message, MSG_NOSIGNAL, NULL) == -EINTR)
         continue;
 }
 
-static _Noreturn void refuse(int control, long error, enum stage stage, int index) {
+static void tell(int control, enum child_news news, long error, enum stage stage, int index) {
+    struct child_message m = {news, (int32_t)error, (int32_t)stage, index};
+    child_say(control, &m);
+}
+
+_Noreturn void child_refuse(int control, long error, enum stage stage, int index) {
     tell(control, CHILD_REFUSED, error, stage, index);
-    leave();
+    child_leave();
+}
+
+int child_tell_with_fds(int control, const struct child_message *message, const int fds[ADOPTION_FDS]) {
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(ADOPTION_FDS * sizeof(int))];
+    } room = {0};
+    struct iovec iov = {(void *)(uintptr_t)message, sizeof *message};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = sizeof room};
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(ADOPTION_FDS * sizeof *fds);
+    memcpy(CMSG_DATA(c), fds, ADOPTION_FDS * sizeof *fds);
+    return (int)sendmsg(control, &msg, MSG_NOSIGNAL);
 }
 
 /* Dies with the monitor. The monitor is single-threaded, so its death is the death of the thread that prctl(2) means.
@@ -45,7 +68,7 @@ static void die_with_monitor(int control) {
     struct timespec now = {0, 0};
     (void)RAW5(prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (RAW5(ppoll, &p, 1, &now, NULL, 8) != 0 && (p.revents & POLLHUP))
-        leave();
+        child_leave();
 }
 
 /* ---- fds ----------------------------------------------------------------------------------------------------- */
@@ -66,25 +89,23 @@ static int range_without_targets(const struct request *q, int room) {
     return floor;
 }
 
-static bool is_kept(const struct request *q, int fd, int control) {
-    bool kept = fd == control;
-    for (size_t i = 0; i < q->fd_count; i++)
-        kept |= q->fds[i].target == fd && q->fds[i].source >= 0;
-    return kept;
+static bool is_among(int fd, const int *kept, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (kept[i] == fd)
+            return true;
+    return false;
 }
 
-/* Closes everything but the targets and `control`, range by range: the next kept number above `from` ends a range. */
-static void close_the_rest(const struct request *q, int control) {
+/* Range by range: the next kept number above `from` ends a range. */
+void child_close_others(const int *kept, size_t count) {
     int from = 0;
     for (;;) {
-        while (is_kept(q, from, control))
+        while (is_among(from, kept, count))
             from++;
-        int next = control > from ? control : -1;
-        for (size_t i = 0; i < q->fd_count; i++) {
-            int target = q->fds[i].target;
-            if (q->fds[i].source >= 0 && target > from && (next < 0 || target < next))
-                next = target;
-        }
+        int next = -1;
+        for (size_t i = 0; i < count; i++)
+            if (kept[i] > from && (next < 0 || kept[i] < next))
+                next = kept[i];
         (void)RAW3(close_range, from, next < 0 ? ~0U : (unsigned)next - 1, 0);
         if (next < 0)
             return;
@@ -98,35 +119,40 @@ static int place_fds(const struct request *q, int control) {
     long moved[FDS_LIMIT];
     long new_control = RAW3(fcntl, control, F_DUPFD_CLOEXEC, floor);
     if (new_control < 0)
-        refuse(control, -new_control, STAGE_stdio, -1);
+        child_refuse(control, -new_control, STAGE_stdio, -1);
     for (size_t i = 0; i < q->fd_count; i++) {
         moved[i] = q->fds[i].source;
         if (moved[i] < 0 || q->fds[i].target < 0)
             continue;
         moved[i] = RAW3(fcntl, moved[i], F_DUPFD_CLOEXEC, floor);
         if (moved[i] < 0)
-            refuse(control, -moved[i], STAGE_stdio, q->fds[i].target);
+            child_refuse(control, -moved[i], STAGE_stdio, q->fds[i].target);
     }
     for (size_t i = 0; i < q->fd_count; i++) {
         long placed = moved[i] >= 0 && q->fds[i].target >= 0 ? RAW3(dup3, moved[i], q->fds[i].target, 0) : 0;
         if (placed < 0)
-            refuse((int)new_control, -placed, STAGE_stdio, q->fds[i].target);
+            child_refuse((int)new_control, -placed, STAGE_stdio, q->fds[i].target);
     }
-    close_the_rest(q, (int)new_control);
+    int kept[FDS_LIMIT + 1] = {(int)new_control};
+    size_t kept_count = 1;
+    for (size_t i = 0; i < q->fd_count; i++)
+        if (q->fds[i].source >= 0 && q->fds[i].target >= 0)
+            kept[kept_count++] = q->fds[i].target;
+    child_close_others(kept, kept_count);
     return (int)new_control;
 }
 
 /* ---- steps and the checkpoint -------------------------------------------------------------------------------- */
 
-static size_t run_steps(const struct request *q, size_t from, int control) {
+static size_t run_steps(const struct request *q, size_t from, struct step_room *room, int control) {
     size_t i = from;
     for (; i < q->step_count && q->steps[i].kind != NULL; i++) {
         const struct step *step = &q->steps[i];
-        long result = step->kind->run(step);
+        long result = step->kind->run(step, room);
         if (result >= 0)
             continue;
         if (!step->optional)
-            refuse(control, -result, step->kind->stage, (int)i);
+            child_refuse(control, -result, step->kind->stage, (int)i);
         tell(control, CHILD_DEGRADED, -result, step->kind->stage, (int)i);
     }
     return i;
@@ -147,7 +173,7 @@ static void park(int control) {
         got = RAW5(recvfrom, control, &permission, 1, 0, NULL);
     while (got == -EINTR);
     if (got != 1)
-        leave();
+        child_leave();
 }
 
 /* ---- execve -------------------------------------------------------------------------------------------------- */
@@ -191,25 +217,38 @@ static _Noreturn void execute(const struct request *q, int control) {
         error = -RAW3(execve, q->argv[0], q->argv, envp);
     else if (q->argv[0][0] != '\0')
         error = search_and_execute(q->argv, envp);
-    refuse(control, error, STAGE_execve, -1);
+    child_refuse(control, error, STAGE_execve, -1);
+}
+
+/* A starter that is on its way into other namespaces holds nothing that is not the workload's. */
+static void enter(const struct request *q, int control) {
+    int kept[FDS_LIMIT + 1] = {control};
+    size_t count = 1;
+    for (size_t i = 0; i < q->fd_count; i++)
+        kept[count++] = q->fds[i].source;
+    child_close_others(kept, count);
+    enter_namespaces(q, control);
 }
 
 static _Noreturn void child_main(const struct request *q, int control) {
     uint64_t none = 0;
+    if (q->enters)
+        enter(q, control);
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     /* Its own process group in any case: `kill 0` in a script reaches that workload only. */
     long result = q->new_session ? RAW0(setsid) : RAW2(setpgid, 0, 0);
     if (result < 0)
-        refuse(control, -result, STAGE_new_session, -1);
+        child_refuse(control, -result, STAGE_new_session, -1);
     control = place_fds(q, control); /* from here on the monitor's end of the pair is the monitor's alone */
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
+    struct step_room room = {.terminal = -1};
     if (early)
-        (void)run_steps(q, 0, control);
+        (void)run_steps(q, 0, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);
     park(control);
-    (void)run_steps(q, early ? checkpoint + 1 : 0, control);
+    (void)run_steps(q, early ? checkpoint + 1 : 0, &room, control);
     die_with_monitor(control);
     execute(q, control);
 }
@@ -234,10 +273,13 @@ static int run_child(void *argument) {
 
 /* clone3(2) for what the older call cannot say; the child gets a copy of our memory, as with fork(2). */
 static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd) {
-    struct {
-        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls;
-    } args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = SIGCHLD};
-    long pid = RAW2(clone3, &args, sizeof args);
+    int cgroup = request_fd(start->request, FD_CGROUP);
+    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = SIGCHLD};
+    if (cgroup >= 0) {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = (uint64_t)cgroup;
+    }
+    long pid = RAW2(clone3, &args, cgroup >= 0 ? sizeof args : CLONE_REQUEST_SIZE);
     if (pid == 0)
         (void)run_child((void *)(uintptr_t)start);
     return (pid_t)pid;
@@ -251,7 +293,8 @@ pid_t child_start(const struct request *request, int control, int *pidfd) {
     /* CLONE_NEWTIME lies in clone(2)'s byte for the exit signal, and takes effect only for a child with memory of its own.
      * And a child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not
      * be the monitor's as well, as they are for processes that share their memory. */
-    if (!SHARES_MEMORY || !request->auto_proceed || (flags & CLONE_NEWTIME))
+    if (!SHARES_MEMORY || !request->auto_proceed || request->enters || (flags & CLONE_NEWTIME) ||
+        request_fd(request, FD_CGROUP) >= 0)
         return clone_copied(&start, flags, pidfd);
     pid_t pid = clone(run_child, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), &start, pidfd);
     return pid < 0 ? -errno : pid;

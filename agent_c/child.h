@@ -6,7 +6,14 @@
 
 /* What the child tells the monitor, one message each over a SOCK_SEQPACKET pair. End of file there means that it has
  * executed, or has died; /proc says which. */
-enum child_news { CHILD_PARKED, CHILD_REFUSED, CHILD_DEGRADED };
+enum child_news {
+    CHILD_PARKED,
+    CHILD_REFUSED,
+    CHILD_DEGRADED,
+    CHILD_JOINED,        /* it has joined the namespaces, and is itself the workload */
+    CHILD_STEPPED_ASIDE, /* it has joined them, and ends; `index` is the pid of the reaper that it has cloned */
+    CHILD_ADOPTED,       /* the workload under a reaper: `index` is its own pid as it sees it; with its pidfd, the reaper's socket, the pidfd of the init there */
+};
 
 struct child_message {
     int32_t news;
@@ -18,5 +25,24 @@ struct child_message {
 /* Clones it: it runs `request`, with `control` its end of the pair, while this goes on. `request` must stay as it is until
  * the far end of the pair is closed. Returns its pid and its pidfd, or a negated errno. */
 pid_t child_start(const struct request *request, int control, int *pidfd);
+
+/* ---- inside the child ---------------------------------------------------------------------------------------- */
+
+void child_say(int control, const struct child_message *message);
+enum { ADOPTION_FDS = 3 };
+int child_tell_with_fds(int control, const struct child_message *message, const int fds[ADOPTION_FDS]);
+
+/* CHILD_REFUSED, and the end of the process. `error` is an errno. */
+_Noreturn void child_refuse(int control, long error, enum stage stage, int index);
+_Noreturn void child_leave(void);
+
+/* Closes all fds but these. */
+void child_close_others(const int *kept, size_t count);
+
+/* clone3(2)'s argument as of Linux 5.7. */
+struct clone_request {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+enum { CLONE_REQUEST_SIZE = 64 }; /* up to and with `tls`, as of Linux 5.3 */
 
 #endif

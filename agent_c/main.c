@@ -20,6 +20,7 @@
 #include "monitor.h"
 #include "namespaces.h"
 #include "raw.h"
+#include "seal.h"
 #include "steps.h"
 #include "subtree.h"
 #include "zygote.h"
@@ -112,6 +113,7 @@ static int port_main(void) {
     if (signals < 0)
         return EXIT_SYSTEM;
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    (void)prctl(PR_SET_NAME, "linx-agent", 0, 0, 0);
     return monitor_run(3, 4, signals, true);
 }
 
@@ -145,6 +147,8 @@ static int describe(void) {
 }
 
 int main(int argc, char **argv) {
+    if (argc > 1 && (strcmp(argv[1], "--zygote") == 0 || strcmp(argv[1], "--port") == 0))
+        (void)seal_self(argv);
     if (argc == 3 && strcmp(argv[1], "--zygote") == 0)
         return zygote_main(argv[2]);
     if (argc == 2 && strcmp(argv[1], "--port") == 0)

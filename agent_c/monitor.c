@@ -6,9 +6,14 @@
  *
  * Three ways lead out, from any phase: the workload ends by itself; Python says `kill` or `shutdown`; or the socket is at
  * its end, which means that Python is gone, and the orphan policy rules. All three end in `killing`, the rounds of
- * subtree.h, and the monitor exits when wait4(2) says that there are no children left. */
+ * subtree.h, and the monitor exits when wait4(2) says that there are no children left.
+ *
+ * A session that enters the namespaces of another process starts with a child that joins them (enter.c). It becomes the
+ * workload itself, or, where a PID namespace is joined, it leaves us a reaper with the workload below it (reaper.h). Then
+ * the workload is no child of ours: what wait4(2) would say of it the reaper says, and signals go by pidfd. */
 #include "monitor.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -21,6 +26,9 @@
 #include <sys/wait.h>
 
 #include "child.h"
+#include "raw.h"
+#include "reaper.h"
+#include "seal.h"
 #include "subtree.h"
 
 enum phase { AWAITING, REQUESTED, SETTING_UP, PARKED, EXECUTING, RUNNING, ENDED };
@@ -30,6 +38,8 @@ enum {
     HOLD_US = 3000,       /* the first events travel together if they are that close: one wake-up for all */
     ROUND_MS = 1,         /* pause between killing rounds, at first … */
     ROUND_LIMIT_MS = 64,  /* … and when something cannot die (uninterruptible sleep) */
+    EXIT_LOST = 70,       /* told to Python by the zygote */
+    REAPER_US = 2000000,  /* how long a reaper may take to clear up before we do its work, and then kill it too */
 };
 
 struct monitor {
@@ -42,15 +52,23 @@ struct monitor {
     enum wish wish;
     pid_t leader;         /* unreaped as long as it is not 0, so that its number is safe to signal */
     int64_t child_pid;    /* the leader's pid as it sees itself */
+    pid_t starter;        /* whom we have cloned: the leader, or who brings it into other namespaces */
+    int starter_pidfd;
+    pid_t reaper;         /* the leader's parent, where that is not us */
+    int reaper_control, leader_pidfd; /* with a reaper */
+    int init_pidfd;                   /* that of its PID namespace */
+    bool cleared;         /* nothing lives below the reaper any more */
+    bool lost;            /* somebody has killed the reaper: what was below it may have got away */
     uint8_t *kept_signals;
     size_t kept_count, kept_size;
-    bool refused, aborting, gone, childless;
+    bool refused, aborting, gone, childless, enters;
     struct child_message refusal;
     bool linger;
     bool quiet;
     int64_t orphan_grace_us, granted_at, hold_until;
     bool killing;
     int64_t kill_at;      /* when the grace is over; 0: none is running */
+    int64_t killing_since;
     int round_ms;
 };
 
@@ -109,10 +127,21 @@ static void fail(struct monitor *m, int error, enum stage stage) {
 
 /* ---- ending it ----------------------------------------------------------------------------------------------- */
 
+static void signal_leader(const struct monitor *m, int number) {
+    if (m->leader_pidfd >= 0)
+        (void)RAW4(pidfd_send_signal, m->leader_pidfd, number, NULL, 0);
+    else if (m->leader > 0)
+        (void)kill(m->leader, number);
+}
+
 static void kill_all(struct monitor *m) {
     m->kill_at = 0;
-    if (!m->killing)
+    if (!m->killing) {
         m->round_ms = ROUND_MS;
+        m->killing_since = now_us();
+        if (m->reaper_control >= 0) /* it can still say how the leader has ended */
+            (void)shutdown(m->reaper_control, SHUT_WR);
+    }
     m->killing = true;
 }
 
@@ -130,8 +159,8 @@ static void end_gracefully(struct monitor *m, int64_t grace_us) {
         kill_all(m);
     } else if (!m->killing) {
         int64_t at = now_us() + grace_us;
-        (void)kill(m->leader, SIGTERM);
-        (void)kill(m->leader, SIGCONT);
+        signal_leader(m, SIGTERM);
+        signal_leader(m, SIGCONT);
         m->kill_at = m->kill_at > 0 && m->kill_at < at ? m->kill_at : at;
     }
 }
@@ -170,51 +199,113 @@ static void workload_runs(struct monitor *m) {
     m->hold_until = m->quiet ? m->hold_until : 0;
     emit_status(m, "running", NULL, -1);
     for (size_t i = 0; i < m->kept_count; i++)
-        (void)kill(m->leader, m->kept_signals[i]);
+        signal_leader(m, m->kept_signals[i]);
     m->kept_count = 0;
 }
 
-/* All that the child had to say. End of file means executed or dead. A child that is `known_to_have_executed` has exited by
+/* The leader is there. Consumes the pidfd. */
+static void leader_known(struct monitor *m, pid_t pid, int pidfd, int64_t child_pid) {
+    int64_t host_pid = pid;
+    m->leader = pid;
+    m->child_pid = child_pid;
+    if (m->port)
+        close_fd(&pidfd);
+    emit_status(m, "spawned", &host_pid, pidfd);
+}
+
+static void leader_adopted(struct monitor *m, int64_t child_pid, int fds[ADOPTION_FDS]) {
+    OWN_FD int pidfd = steal_fd(&fds[0]), reaper = steal_fd(&fds[1]), init = steal_fd(&fds[2]);
+    pid_t pid = pidfd >= 0 ? pid_of_pidfd(AT_FDCWD, pidfd) : 0;
+    if (pid == 0 || reaper < 0) { /* it is dead already, or there was no room for the fds: then the reaper ends, and so do we */
+        kill_all(m);
+        return;
+    }
+    m->reaper_control = steal_fd(&reaper);
+    m->init_pidfd = steal_fd(&init);
+    m->leader_pidfd = fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
+    leader_known(m, pid, steal_fd(&pidfd), child_pid);
+    if (m->killing)
+        (void)shutdown(m->reaper_control, SHUT_WR);
+}
+
+static void obey_child(struct monitor *m, const struct child_message *news, int fds[ADOPTION_FDS]) {
+    switch ((enum child_news)news->news) {
+    case CHILD_PARKED:
+        child_parked(m);
+        break;
+    case CHILD_DEGRADED:
+        if (!m->port)
+            emit_refusal(m, "degraded", news);
+        break;
+    case CHILD_REFUSED:
+        m->refused = true;
+        m->refusal = *news;
+        break;
+    case CHILD_JOINED:
+        m->enters = false; /* there will be no reaper */
+        leader_known(m, m->starter, steal_fd(&m->starter_pidfd), m->starter);
+        break;
+    case CHILD_STEPPED_ASIDE:
+        m->reaper = news->index;
+        break;
+    case CHILD_ADOPTED:
+        leader_adopted(m, news->index, fds);
+        break;
+    }
+}
+
+enum whether { NO, YES, ASK_PROC };
+
+static bool leader_has_executed(const struct monitor *m) {
+    struct process_stat stat;
+    if (!subtree_stat(AT_FDCWD, m->leader, &stat))
+        return m->leader_pidfd < 0 && !subtree_is_dead(m->leader); /* hidepid (proc(5)): then being alive has to do */
+    return stat.has_executed;
+}
+
+/* All that the child had to say. End of file means executed or dead. A child that `has_executed` for sure has exited by
  * itself without a word, which only a program does; of others /proc knows. */
-static void hear_child(struct monitor *m, bool known_to_have_executed) {
+static void hear_child(struct monitor *m, enum whether has_executed) {
     while (m->control >= 0) {
         struct child_message news;
-        ssize_t got = recv(m->control, &news, sizeof news, MSG_DONTWAIT);
+        int fds[ADOPTION_FDS] = {-1, -1, -1};
+        size_t fd_count = 0;
+        bool lost = false; /* leader_adopted sees it */
+        ssize_t got = receive_with_fds(m->control, &news, sizeof news, fds, COUNT_OF(fds), &fd_count, &lost);
         /* A child that has ended without reading its permission leaves ECONNRESET, once, before what it has said. */
         if (got < 0 && (errno == EINTR || errno == ECONNRESET))
             continue;
-        if (got < 0 && errno == EAGAIN)
-            return;
-        if (got != (ssize_t)sizeof news) {
-            close_fd(&m->control);
-            request_free(&m->request); /* the child has executed, or is dead */
-            if (!m->refused && !m->aborting && (known_to_have_executed || subtree_has_executed(m->leader)))
-                workload_runs(m);
-            return;
+        if (got < 0 && errno == EAGAIN && has_executed == ASK_PROC)
+            return; /* else it is dead, and has said all: a starter or a reaper on its way out holds the far end as well */
+        if (got == (ssize_t)sizeof news) {
+            obey_child(m, &news, fds);
+            continue;
         }
-        if (news.news == CHILD_PARKED) {
-            child_parked(m);
-        } else if (news.news == CHILD_DEGRADED) {
-            if (!m->port)
-                emit_refusal(m, "degraded", &news);
-        } else {
-            m->refused = true;
-            m->refusal = news;
-        }
+        close_fd(&m->control);
+        request_free(&m->request); /* the child has executed, or is dead */
+        bool may_run = m->phase >= EXECUTING && !m->refused && !m->aborting && m->leader > 0;
+        if (may_run && (has_executed == YES || (has_executed == ASK_PROC && leader_has_executed(m))))
+            workload_runs(m);
+        return;
     }
 }
 
 static void leader_ended(struct monitor *m, int status, const struct rusage *usage) {
     int64_t code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
     bool ran = m->phase == RUNNING;
+    bool known = m->leader > 0;
     m->leader = 0;
     m->phase = ENDED;
     m->hold_until = 0;
     close_fd(&m->control);
-    if (m->aborting) {
+    close_fd(&m->leader_pidfd);
+    close_fd(&m->init_pidfd);
+    if (m->aborting || (m->killing && !known && !m->refused)) {
         emit_status(m, "aborted", &m->child_pid, -1);
     } else if (m->refused) {
         emit_refusal(m, "error", &m->refusal);
+    } else if (!known) { /* killed on its way into the namespaces */
+        emit_error(m, ESRCH, STAGE_clone);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
         emit_error(m, EPROTO, STAGE_execve);
     } else {
@@ -226,14 +317,64 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
         kill_all(m);
 }
 
+/* How the leader has ended, by its reaper; it stays a zombie until we permit its reaping. */
+static void hear_reaper(struct monitor *m) {
+    struct reaper_news news;
+    char permission = 'r';
+    ssize_t got = m->reaper_control < 0 ? -1 : recv(m->reaper_control, &news, sizeof news, MSG_DONTWAIT);
+    if (got == 0)
+        close_fd(&m->reaper_control); /* it has ended */
+    if (got != (ssize_t)sizeof news || m->leader == 0)
+        return;
+    hear_child(m, news.has_executed ? YES : NO);
+    leader_ended(m, news.status, &news.usage);
+    (void)send(m->reaper_control, &permission, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/* Whether the whole PID namespace that was joined is ending: SIGKILL to all of it is the kernel's own. Its init stays a
+ * process until the last one is reaped, the reaper among them. */
+static bool namespace_ends(const struct monitor *m) {
+    struct process_stat stat;
+    pid_t init = m->init_pidfd >= 0 ? pid_of_pidfd(AT_FDCWD, m->init_pidfd) : 0;
+    return init > 0 && subtree_stat(AT_FDCWD, init, &stat) && stat.exiting;
+}
+
+/* It ends after its last child, and before that only by force. What it has said last is still there to be heard. */
+static void reaper_ended(struct monitor *m, bool all, const struct rusage *usage) {
+    hear_child(m, ASK_PROC);
+    hear_reaper(m);
+    m->reaper = 0;
+    all |= m->leader == 0; /* it had not come to cloning it */
+    if (m->phase == ENDED || m->aborting || m->refused || all)
+        close_fd(&m->reaper_control);
+    if (m->phase == ENDED)
+        return;
+    if (m->aborting || m->refused || all) { /* ended before it could say anything */
+        leader_ended(m, SIGKILL, usage);
+        return;
+    }
+    signal_leader(m, SIGKILL);
+    close_fd(&m->control);
+    m->lost = true;
+    m->phase = ENDED;
+    kill_all(m); /* the inner one hears of it, if it is the one who lives */
+}
+
 /* Reaps a child that is dead. What the leader said last is heard, and /proc asked about it, while it is still a zombie. */
 static void reap_one(struct monitor *m, pid_t pid, bool exited) {
     int status;
     struct rusage usage;
-    if (pid == m->leader)
-        hear_child(m, exited);
-    if (wait4(pid, &status, __WALL, &usage) == m->leader)
+    bool all = pid == m->reaper && (m->cleared || namespace_ends(m));
+    if (pid == m->leader || pid == m->starter)
+        hear_child(m, exited && pid == m->leader ? YES : ASK_PROC);
+    if (wait4(pid, &status, __WALL, &usage) != pid)
+        return;
+    if (pid == m->leader || (pid == m->starter && m->reaper == 0 && m->phase != ENDED))
         leader_ended(m, status, &usage);
+    else if (pid == m->reaper)
+        reaper_ended(m, all, &usage);
+    if (pid == m->starter)
+        m->starter = 0;
 }
 
 static void reap_all(struct monitor *m) {
@@ -260,9 +401,23 @@ static bool enter_cwd(const struct request *q) {
     return true;
 }
 
+/* What clone3(2) says of CLONE_INTO_CGROUP alone. */
+static bool is_about_cgroups(const struct request *q, int error) {
+    return request_fd(q, FD_CGROUP) >= 0 && (error == EACCES || error == EBUSY || error == ENODEV || error == EOPNOTSUPP ||
+                                             error == EBADF || error == ENOENT);
+}
+
 static void start_child(struct monitor *m) {
     struct request *q = &m->request;
     int pair[2], pidfd = -1;
+    if (q->enters && !is_sealed) {
+        fail(m, ENOSYS, STAGE_request);
+        return;
+    }
+    if (q->target_error != 0) {
+        fail(m, q->target_error, STAGE_open_ns_user);
+        return;
+    }
     if (!enter_cwd(q)) {
         fail(m, errno, STAGE_chdir);
         return;
@@ -279,19 +434,18 @@ static void start_child(struct monitor *m) {
     pid_t pid = child_start(q, child_end, &pidfd);
     (void)!chdir("/");
     if (pid < 0) {
-        fail(m, -pid, STAGE_clone);
+        fail(m, -pid, is_about_cgroups(q, -pid) ? STAGE_cgroup : STAGE_clone);
         return;
     }
-    m->leader = pid;
+    m->starter = pid;
+    m->starter_pidfd = pidfd;
     request_close_fds(q);
     m->phase = q->auto_proceed ? EXECUTING : SETTING_UP;
     m->hold_until = now_us() + HOLD_US;
     m->quiet = q->quiet;
-    m->child_pid = q->namespaces & CLONE_NEWPID ? 1 : m->leader;
-    int64_t host_pid = m->leader;
-    if (m->port)
-        close_fd(&pidfd);
-    emit_status(m, "spawned", &host_pid, pidfd);
+    m->enters = q->enters;
+    if (!q->enters)
+        leader_known(m, pid, steal_fd(&m->starter_pidfd), q->namespaces & CLONE_NEWPID ? 1 : pid);
 }
 
 static void take_request(struct monitor *m, struct etf_slice payload) {
@@ -326,7 +480,7 @@ static void command_signal(struct monitor *m, int64_t number) {
     if (number < 1 || number > 64)
         return;
     if (m->phase == RUNNING) {
-        (void)kill(m->leader, (int)number);
+        signal_leader(m, (int)number);
         return;
     }
     if (m->phase == ENDED)
@@ -412,14 +566,28 @@ static void hear_python(struct monitor *m) {
 
 /* ---- the one poll -------------------------------------------------------------------------------------------- */
 
+/* A reaper clears up by itself what only it can reach; also one that has not been announced yet. When its time is over we
+ * do that, and it goes last: what is below it must never outlive it. */
+static bool is_spared(pid_t pid, void *context) {
+    struct monitor *m = context;
+    if (m->reaper > 0 ? pid != m->reaper : !m->enters || !subtree_is_nested(pid))
+        return false;
+    (void)kill(pid, SIGCONT);
+    if (now_us() < m->killing_since + REAPER_US)
+        return true;
+    int below = subtree_kill_below(pid);
+    m->cleared = below == 0;
+    return below > 0;
+}
+
 static void end_what_is_due(struct monitor *m) {
     if (m->kill_at > 0 && now_us() >= m->kill_at)
         kill_all(m);
     if (!m->killing || m->childless)
         return;
-    int dead = 0, alive = subtree_kill(NULL, NULL, &dead);
+    int dead = 0, alive = subtree_kill(m->enters ? is_spared : NULL, m, &dead);
     if (alive < 0 && m->leader > 0)
-        (void)kill(m->leader, SIGKILL); /* no /proc any more: at least the leader */
+        signal_leader(m, SIGKILL); /* no /proc any more: at least the leader */
     if (alive <= 0)
         reap_all(m);
     else if (m->leader > 0 && subtree_is_dead(m->leader))
@@ -439,6 +607,8 @@ static int poll_timeout(struct monitor *m) {
     }
     if (m->hold_until > 0)
         return until(m->hold_until);
+    if (m->lost)
+        return until(m->killing_since + REAPER_US);
     return m->kill_at > 0 ? until(m->kill_at) : -1;
 }
 
@@ -453,7 +623,7 @@ int monitor_run(int in, int out, int signals, bool port) {
                         .out = {.fd = out, .is_socket = !port, .passenger = -1}};
     m.signals = signals;
     m.port = port;
-    m.control = -1;
+    m.control = m.starter_pidfd = m.reaper_control = m.leader_pidfd = m.init_pidfd = -1;
     hear_python(&m); /* the request is there before we are */
     for (;;) {
         if (m.hold_until > 0 && now_us() >= m.hold_until)
@@ -461,8 +631,9 @@ int monitor_run(int in, int out, int signals, bool port) {
         end_what_is_due(&m);
         if (m.hold_until == 0)
             outbox_flush(&m.out);
-        if (m.phase == ENDED && m.childless && outbox_empty(&m.out))
-            return 0;
+        bool awaiting = m.lost && m.reaper_control >= 0 && now_us() < m.killing_since + REAPER_US;
+        if (m.phase == ENDED && m.childless && !awaiting && outbox_empty(&m.out))
+            return m.lost ? EXIT_LOST : 0;
         /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
         bool holding = m.phase == EXECUTING && m.hold_until > 0;
         struct pollfd fds[] = {
@@ -470,13 +641,16 @@ int monitor_run(int in, int out, int signals, bool port) {
             {m.signals, POLLIN, 0},
             {holding && m.quiet ? -1 : m.control, holding ? 0 : POLLIN, 0},
             {outbox_empty(&m.out) || m.hold_until > 0 ? -1 : m.out.fd, POLLOUT, 0},
+            {m.reaper_control, POLLIN, 0},
         };
         if (poll(fds, COUNT_OF(fds), poll_timeout(&m)) < 0)
             continue;
         if (fds[0].revents)
             hear_python(&m);
         if (fds[2].revents)
-            hear_child(&m, false);
+            hear_child(&m, ASK_PROC);
+        if (fds[4].revents)
+            hear_reaper(&m);
         if (fds[1].revents) {
             drain_signals(m.signals);
             if (!m.killing)

@@ -6,9 +6,17 @@
 #define CLONE_NEWTIME 0x00000080
 #endif
 
+#define KIND(name, flag, file, own) {#name, flag, "ns/" file, "self/ns/" own, STAGE_open_ns_##name, STAGE_setns_##name}
+
 const struct namespace_kind namespace_kinds[NAMESPACE_COUNT] = {
-    {"user", CLONE_NEWUSER}, {"mount", CLONE_NEWNS}, {"uts", CLONE_NEWUTS}, {"ipc", CLONE_NEWIPC},
-    {"cgroup", CLONE_NEWCGROUP}, {"net", CLONE_NEWNET}, {"time", CLONE_NEWTIME}, {"pid", CLONE_NEWPID},
+    KIND(user, CLONE_NEWUSER, "user", "user"),
+    KIND(mount, CLONE_NEWNS, "mnt", "mnt"),
+    KIND(uts, CLONE_NEWUTS, "uts", "uts"),
+    KIND(ipc, CLONE_NEWIPC, "ipc", "ipc"),
+    KIND(cgroup, CLONE_NEWCGROUP, "cgroup", "cgroup"),
+    KIND(net, CLONE_NEWNET, "net", "net"),
+    KIND(time, CLONE_NEWTIME, "time", "time"),
+    KIND(pid, CLONE_NEWPID, "pid", "pid_for_children"),
 };
 
 uint64_t namespace_flag(struct etf_slice name) {

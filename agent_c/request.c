@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,23 +81,43 @@ static void key_env(struct request *q, struct etf_reader *r) {
 }
 
 static void key_namespaces(struct request *q, struct etf_reader *r) {
+    if (q->enters && etf_peek(r) == ETF_ATOM) {
+        r->bad |= !slice_is(etf_atom(r), "all");
+        return;
+    }
+    q->joins_all = false;
     size_t count = etf_list(r);
     for (size_t i = 0; i < count && !r->bad; i++) {
         uint64_t flag = namespace_flag(etf_peek(r) == ETF_ATOM ? etf_atom(r) : etf_text(r));
         if (flag == 0)
             r->bad = true;
-        q->namespaces |= flag;
+        if (q->enters)
+            q->joins |= flag;
+        else
+            q->namespaces |= flag;
     }
     etf_list_end(r);
+}
+
+static const struct {
+    const char *name;
+    int target;
+} special_fds[] = {{"cwd", FD_CWD}, {"target", FD_TARGET}, {"cgroup", FD_CGROUP}};
+
+static int special_target(struct etf_slice name) {
+    for (size_t i = 0; i < COUNT_OF(special_fds); i++)
+        if (slice_is(name, special_fds[i].name))
+            return special_fds[i].target;
+    return 0;
 }
 
 /* The targets of the frame's fds, in their order. */
 static void key_fds(struct request *q, struct etf_reader *r) {
     size_t count = etf_list(r);
     for (size_t i = 0; i < count && !r->bad; i++) {
-        int64_t target = FD_CWD;
+        int64_t target;
         if (etf_peek(r) == ETF_ATOM)
-            r->bad |= !slice_is(etf_atom(r), "cwd");
+            r->bad |= (target = special_target(etf_atom(r))) == 0;
         else if ((target = etf_integer(r)) < 0 || target > INT32_MAX)
             r->bad = true;
         for (size_t j = 0; j < q->fd_count; j++)
@@ -212,6 +233,21 @@ static void take_stdio(struct request *q, struct etf_reader *r, int first, int l
     }
 }
 
+/* A port's target is a pid. It is pinned here, at once: everything about it is opened below this directory. */
+static void key_target(struct request *q, struct etf_reader *r) {
+    char path[32];
+    int64_t pid = etf_between(r, 1, INT32_MAX);
+    r->bad |= !q->enters || request_fd(q, FD_TARGET) >= 0 || q->target_error != 0 || q->fd_count == FDS_LIMIT;
+    if (r->bad)
+        return;
+    (void)snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    int fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        q->target_error = errno;
+    else
+        q->fds[q->fd_count++] = (struct planned_fd){fd, FD_TARGET};
+}
+
 static int stdio_number(struct etf_slice name) {
     return slice_is(name, "stdin") ? 0 : slice_is(name, "stdout") ? 1 : slice_is(name, "stderr") ? 2 : -1;
 }
@@ -256,6 +292,7 @@ static const struct key session_keys[] = {
 static const struct key port_keys[] = {
     {"argv", key_argv}, {"env", key_env},     {"namespaces", key_namespaces},
     {"cwd", key_cwd},   {"stdio", key_stdio}, {"no_new_privs", key_no_new_privs},
+    {"target", key_target},
 };
 
 static void take_map(struct request *q, struct etf_reader *r, bool port) {
@@ -295,6 +332,17 @@ static bool take_fds(struct request *q, struct inbox *in, bool port) {
     return true;
 }
 
+int request_fd(const struct request *q, int target) {
+    for (size_t i = 0; i < q->fd_count; i++)
+        if (q->fds[i].target == target)
+            return q->fds[i].source;
+    return -1;
+}
+
+static bool target_fits(const struct request *q) {
+    return q->enters == (request_fd(q, FD_TARGET) >= 0 || q->target_error != 0);
+}
+
 bool request_parse(struct request *q, struct etf_slice payload, struct inbox *in, bool port) {
     memset(q, 0, sizeof *q);
     q->new_session = true;
@@ -308,11 +356,14 @@ bool request_parse(struct request *q, struct etf_slice payload, struct inbox *in
         q->fds[q->fd_count++] = (struct planned_fd){fcntl(fd, F_DUPFD_CLOEXEC, 5), fd};
     struct etf_reader r = etf_open(payload.data, payload.length);
     errno = EINVAL;
-    if (etf_tuple(&r) != 2 || !slice_is(etf_atom(&r), "spawn"))
+    bool pair = etf_tuple(&r) == 2;
+    struct etf_slice what = etf_atom(&r);
+    q->enters = q->joins_all = slice_is(what, "enter");
+    if (!pair || (!q->enters && !slice_is(what, "spawn")))
         return false;
     take_map(q, &r, port);
     errno = EINVAL;
-    return etf_done(&r) && q->argv != NULL && q->argv[0] != NULL && take_fds(q, in, port);
+    return etf_done(&r) && q->argv != NULL && q->argv[0] != NULL && take_fds(q, in, port) && target_fits(q);
 }
 
 void request_close_fds(struct request *q) {

@@ -7,16 +7,22 @@
 #include "frame.h"
 #include "steps.h"
 
-enum { FD_CWD = -1 }; /* the target "number" of the fd that is the caller's working directory */
+/* The target "numbers" of the fds that are no fds of the workload: the caller's working directory, the directory
+ * /proc/<pid> of the process whose namespaces are entered, the cgroup to be born into. */
+enum { FD_CWD = -1, FD_TARGET = -2, FD_CGROUP = -3 };
 
 struct planned_fd {
     int source; /* owned */
-    int target; /* the number the workload sees it by, or FD_CWD */
+    int target; /* the number the workload sees it by, or one of those above */
 };
 
 struct request {
     char **argv, **envp; /* envp NULL: the agent's own (ports only) */
-    uint64_t namespaces; /* CLONE_NEW* */
+    uint64_t namespaces; /* CLONE_NEW*, to be created */
+    bool enters;         /* it joins namespaces of a target … */
+    uint64_t joins;      /* … of these kinds, CLONE_NEW* … */
+    bool joins_all;      /* … or of all that there are */
+    int target_error;    /* a port's target that could not be opened: errno */
     struct step *steps;
     size_t step_count;
     struct planned_fd fds[FDS_LIMIT];
@@ -33,6 +39,9 @@ struct request {
 /* Fills `request`. The frame's fds are taken from `in`. False: the term is no request, errno says what kind of no. In a
  * port unknown map keys are skipped; in a session they are refused, because what is asked for is done or refused. */
 bool request_parse(struct request *request, struct etf_slice payload, struct inbox *in, bool port);
+
+/* The fd with one of the FD_* targets, or -1. */
+int request_fd(const struct request *request, int target);
 
 void request_close_fds(struct request *request);
 void request_free(struct request *request);

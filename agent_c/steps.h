@@ -9,11 +9,18 @@
 
 struct step;
 
+/* What one step leaves for a later one. On the child's stack: its other memory may be the monitor's (child.c). */
+struct step_room {
+    int terminal; /* the terminal's mount, kept by its name, or -1 */
+    dev_t dev_device; /* the host's /dev, where nothing is to be made */
+    ino_t dev_inode;
+};
+
 struct step_kind {
     const char *name;
     const char *arguments; /* one letter each: i integer, d uid or gid, t text, l list of gids */
     enum stage stage;      /* where a refusal is reported */
-    long (*run)(const struct step *step); /* 0, or a negated errno: raw.h */
+    long (*run)(const struct step *step, struct step_room *room); /* 0 or more, or a negated errno: raw.h */
 };
 
 struct step {

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "raw.h"
+
 static int open_children(void) {
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
@@ -23,43 +25,113 @@ bool subtree_is_dead(pid_t child) {
     return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) == 0 && info.si_pid == child;
 }
 
-int subtree_kill(bool (*spare)(pid_t pid, void *context), void *context, int *dead) {
-    OWN_FD int fd = open_children();
-    if (fd < 0)
-        return -1;
+bool subtree_visit(int fd, void (*visit)(pid_t pid, void *context), void *context) {
     char text[1024];
     pid_t pid = 0; /* the number being read; it may straddle two reads */
-    int alive = 0;
     ssize_t got;
-    *dead = 0;
     while ((got = read(fd, text, sizeof text)) > 0 || (got < 0 && errno == EINTR)) {
         for (ssize_t i = 0; i < got; i++) {
             if (text[i] >= '0' && text[i] <= '9') {
                 pid = pid * 10 + (text[i] - '0');
                 continue;
             }
-            bool ours = pid > 0 && (spare == NULL || !spare(pid, context));
-            if (ours && subtree_is_dead(pid)) {
-                (*dead)++;
-            } else if (ours) {
-                (void)kill(pid, SIGKILL);
-                alive++;
-            }
+            if (pid > 0)
+                visit(pid, context);
             pid = 0;
         }
     }
-    return alive;
+    return got == 0;
 }
 
-bool subtree_has_executed(pid_t pid) {
-    char path[64], text[512];
-    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    if (read_small_file(path, text, sizeof text) < 0)
-        return !subtree_is_dead(pid); /* hidepid (proc(5)): then being alive has to do */
+struct round {
+    bool (*spare)(pid_t pid, void *context);
+    void *context;
+    int alive, dead;
+};
+
+static void kill_one(pid_t pid, void *context) {
+    struct round *r = context;
+    if (r->spare != NULL && r->spare(pid, r->context))
+        return;
+    if (subtree_is_dead(pid)) {
+        r->dead++;
+        return;
+    }
+    (void)kill(pid, SIGKILL);
+    r->alive++;
+}
+
+int subtree_kill(bool (*spare)(pid_t pid, void *context), void *context, int *dead) {
+    OWN_FD int fd = open_children();
+    struct round r = {.spare = spare, .context = context};
+    bool read = fd >= 0 && subtree_visit(fd, kill_one, &r);
+    *dead = r.dead;
+    return read ? r.alive : -1;
+}
+
+static bool stat_at(int dir, const char *path, struct process_stat *stat) {
+    char text[512];
+    if (read_small_file(dir, path, text, sizeof text) < 0)
+        return false;
     /* "pid (comm) state ppid pgrp session tty_nr tpgid flags": comm may hold anything, so count from its last ')'. */
     char *field = strrchr(text, ')');
+    if (field == NULL || field[1] != ' ')
+        return false;
+    stat->state = field[2];
+    stat->parent = (pid_t)strtol(field + 3, NULL, 10);
     for (int i = 0; field != NULL && i < 7; i++)
         field = strchr(field + 1, ' ');
-    enum { PF_FORKNOEXEC = 0x40 };
-    return field != NULL && !(strtoul(field + 1, NULL, 10) & PF_FORKNOEXEC);
+    enum { PF_EXITING = 0x4, PF_FORKNOEXEC = 0x40 };
+    unsigned long flags = field != NULL ? strtoul(field + 1, NULL, 10) : PF_FORKNOEXEC;
+    stat->has_executed = !(flags & PF_FORKNOEXEC);
+    stat->exiting = flags & PF_EXITING;
+    return true;
+}
+
+bool subtree_stat(int proc, pid_t pid, struct process_stat *stat) {
+    char path[64];
+    (void)snprintf(path, sizeof path, "%s%d/stat", proc == AT_FDCWD ? "/proc/" : "", (int)pid);
+    return stat_at(proc, path, stat);
+}
+
+struct below {
+    pid_t reaper;
+    int alive;
+};
+
+/* The reaper may reap it meanwhile, and its number be another's: so it is pinned first, and looked at then. */
+static void kill_one_below(pid_t pid, void *context) {
+    struct below *b = context;
+    struct process_stat stat;
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/%d", (int)pid);
+    OWN_FD int process = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (process < 0 || !stat_at(process, "stat", &stat) || stat.parent != b->reaper || stat.state == 'Z' || stat.state == 'X')
+        return;
+    b->alive++;
+    (void)RAW4(pidfd_send_signal, process, SIGKILL, NULL, 0);
+}
+
+int subtree_kill_below(pid_t reaper) {
+    struct below b = {reaper, 0};
+    char path[64];
+    (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)reaper, (int)reaper);
+    OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && subtree_visit(fd, kill_one_below, &b) ? b.alive : -1;
+}
+
+bool subtree_is_nested(pid_t pid) {
+    char path[64], text[4096];
+    (void)snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    if (read_small_file(AT_FDCWD, path, text, sizeof text) < 0)
+        return false;
+    /* "NSpid:\t<here>\t<one level down>…\n": its pid in each namespace from that of /proc to its own. */
+    char *line = strstr(text, "\nNSpid:\t");
+    if (line == NULL)
+        return false;
+    char *end = strchr(line + 1, '\n');
+    if (end != NULL)
+        *end = '\0';
+    char *innermost = strrchr(line, '\t');
+    return innermost != strchr(line, '\t') && strcmp(innermost, "\t1") != 0;
 }

@@ -23,7 +23,25 @@ bool subtree_is_dead(pid_t child);
 /* Whether this kernel and this /proc can list a process' children at all. */
 bool subtree_supported(void);
 
-/* Has the child (a zombie too) left its forker's program? PF_FORKNOEXEC in the flags of /proc/<pid>/stat says so. */
-bool subtree_has_executed(pid_t pid);
+/* What /proc/<pid>/stat says of a process, a zombie too. */
+struct process_stat {
+    char state;        /* as in proc(5): R S D Z X … */
+    pid_t parent;
+    bool has_executed; /* it has left its forker's program: PF_FORKNOEXEC is not among its flags */
+    bool exiting;      /* PF_EXITING: an init that has it is taking its PID namespace with it */
+};
+
+/* `proc` is an fd of the directory /proc, or AT_FDCWD for the one that is mounted here. False: it cannot be read. */
+bool subtree_stat(int proc, pid_t pid, struct process_stat *stat);
+
+/* One round on the living children of our child `reaper`, a subreaper that does not get on (stopped, or in a frozen cgroup):
+ * as long as it stands, whatever is orphaned below stays its. Returns how many were alive, or -1 if /proc cannot be read. */
+int subtree_kill_below(pid_t reaper);
+
+/* Is it in a PID namespace below ours without being its init? Then its orphans go to that init, and not to us. */
+bool subtree_is_nested(pid_t pid);
+
+/* Calls `visit` for each pid in the children file `fd` (proc(5)). False: it cannot be read. */
+bool subtree_visit(int fd, void (*visit)(pid_t pid, void *context), void *context);
 
 #endif

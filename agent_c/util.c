@@ -15,8 +15,8 @@ int64_t now_us(void) {
     return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
 }
 
-ssize_t read_small_file(const char *path, char *text, size_t size) {
-    OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
+ssize_t read_small_file(int dir, const char *path, char *text, size_t size) {
+    OWN_FD int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return -1;
     size_t used = 0;

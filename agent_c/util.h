@@ -40,7 +40,8 @@ static inline int steal_fd(int *fd) {
 /* CLOCK_MONOTONIC in microseconds. */
 int64_t now_us(void);
 
-/* Reads a small file of /proc into `text`, NUL-terminated. Returns its length or -1. */
-ssize_t read_small_file(const char *path, char *text, size_t size);
+/* Reads a small file of /proc into `text`, NUL-terminated; `path` is below the directory `dir`, or AT_FDCWD's. Returns its
+ * length or -1. */
+ssize_t read_small_file(int dir, const char *path, char *text, size_t size);
 
 #endif

@@ -32,6 +32,7 @@ struct order {
 };
 
 enum { ORDER_START = 1, ORDER_KILL = 2 };
+enum { REAPER_US = 1000000 };
 
 struct zygote {
     int control, signals;
@@ -39,6 +40,13 @@ struct zygote {
     size_t count, size; /* as many as fit into `first` need no allocation, whose pages each fork would have to copy */
     struct entry first[32];
     size_t lost; /* entries whose monitor died by force */
+    int64_t lost_since;
+};
+
+struct lost_round {
+    const struct zygote *z;
+    bool patient;
+    int reapers;
 };
 
 static void send_frame(int session, const char *name, int64_t first, const char *atom) {
@@ -132,6 +140,7 @@ static void monitor_ended(struct zygote *z, size_t i, int status) {
     z->entries[i].monitor = 0;
     z->entries[i].status = WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
     z->lost++;
+    z->lost_since = now_us();
 }
 
 static size_t entry_of(const struct zygote *z, pid_t pid) {
@@ -158,16 +167,25 @@ static void reap_monitors(struct zygote *z) {
             monitor_ended(z, i, status);
 }
 
-static bool is_monitor(pid_t pid, void *context) {
-    const struct zygote *z = context;
-    return entry_of(z, pid) < z->count;
+/* Monitors are spared; and a lost one's reaper, which clears up by itself what only it can reach (reaper.h); when
+ * its time is over, until we have done that. */
+static bool is_spared(pid_t pid, void *context) {
+    struct lost_round *round = context;
+    if (entry_of(round->z, pid) < round->z->count)
+        return true;
+    if (subtree_is_dead(pid) || !subtree_is_nested(pid) || (!round->patient && subtree_kill_below(pid) <= 0))
+        return false;
+    (void)kill(pid, SIGCONT);
+    round->reapers++;
+    return true;
 }
 
 /* Kills what the lost sessions left to us. When a round meets nobody but monitors, they are at their end. */
 static void clear_lost(struct zygote *z) {
     size_t lost = z->lost;
-    int dead = 0, alive = subtree_kill(is_monitor, z, &dead);
-    if (alive > 0) { /* the others' dead have to wait: see subtree.h */
+    struct lost_round round = {z, now_us() < z->lost_since + REAPER_US, 0};
+    int dead = 0, alive = subtree_kill(is_spared, &round, &dead);
+    if (alive > 0 || round.reapers > 0) { /* the others' dead have to wait: see subtree.h */
         reap_monitors(z);
         return;
     }

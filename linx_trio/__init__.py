@@ -1,8 +1,10 @@
 """linx-trio: structured concurrency for Linux processes. ``import linx_trio as linx``."""
 
+from linx_trio import tty
 from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
-from linx_trio._options import DEVNULL, INHERIT, LINGER, PIPE, STDOUT, Kill, Namespace
-from linx_trio._run import Completed, run, run_sync, spawn
+from linx_trio._options import DEVNULL, INHERIT, LINGER, PIPE, PTY, STDOUT, ConnectUnix, Kill, Namespace, Pty
+from linx_trio._pty import PtyStream
+from linx_trio._run import Completed, enter, run, run_sync, spawn
 from linx_trio._session import Session
 from linx_trio._version import __version__
 from linx_trio._workload import Workload
@@ -25,6 +27,7 @@ __all__ = [
     "INHERIT",
     "LINGER",
     "PIPE",
+    "PTY",
     "STDOUT",
     "Aborted",
     "AgentDied",
@@ -32,6 +35,7 @@ __all__ = [
     "AlreadyRunning",
     "CalledProcessError",
     "Completed",
+    "ConnectUnix",
     "Event",
     "Exited",
     "Failed",
@@ -44,6 +48,8 @@ __all__ = [
     "NotReady",
     "NotSupported",
     "Outcome",
+    "Pty",
+    "PtyStream",
     "Ready",
     "Running",
     "Session",
@@ -53,7 +59,9 @@ __all__ = [
     "Usage",
     "Workload",
     "__version__",
+    "enter",
     "run",
     "run_sync",
     "spawn",
+    "tty",
 ]

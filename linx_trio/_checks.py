@@ -18,10 +18,12 @@ from linx_trio._options import (
     PIPE,
     RLIMITS,
     STDOUT,
+    ConnectUnix,
     HasFileno,
     Kill,
     Linger,
     Namespace,
+    Pty,
     Stdio,
     StdioSpec,
 )
@@ -99,13 +101,20 @@ def _cwd(value: Any, name: str) -> str | None:
     return text
 
 
+_STREAM_KINDS = "INHERIT, DEVNULL, PIPE, ConnectUnix(path), an fd or an object with fileno()"
+
+
 def _stream(value: Any, name: str) -> StdioSpec:
+    if value is Stdio.PTY or isinstance(value, Pty):
+        raise ValueError(f"{name}={value!r}: a terminal is all three streams, write stdio={value!r}")
     if isinstance(value, Stdio):
         if value is STDOUT and name != "stderr":
             raise ValueError(f"{name}=STDOUT: only stderr can be the same as stdout")
         return value
+    if isinstance(value, ConnectUnix):
+        return value
     if isinstance(value, bool):
-        raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
+        raise TypeError(f"{name} must be {_STREAM_KINDS}, not {value!r}")
     if isinstance(value, int) and value in _SUBPROCESS:
         return _stream(_SUBPROCESS[value], name)
     fileno_of(value, name)
@@ -117,7 +126,7 @@ def fileno_of(value: Any, name: str) -> int:
     fd = value
     if not isinstance(value, int):
         if isinstance(value, type) or not callable(getattr(value, "fileno", None)):
-            raise TypeError(f"{name} must be INHERIT, DEVNULL, PIPE, an fd or an object with fileno(), not {value!r}")
+            raise TypeError(f"{name} must be {_STREAM_KINDS}, not {value!r}")
         try:
             fd = value.fileno()
         except Exception as exc:  # whatever it raises, it has no fd: closed, in memory, …
@@ -132,13 +141,16 @@ _SUBPROCESS = {-1: PIPE, -2: STDOUT, -3: DEVNULL}
 """`subprocess.PIPE` and its like, for those who bring them along."""
 
 
-def _stdio(value: Any, name: str) -> Stdio | None:
-    if value is None:
-        return None
+def _stdio(value: Any, name: str) -> Stdio | Pty | None:
+    if value is None or isinstance(value, Pty):
+        return value
+    if value is Stdio.PTY:
+        return Pty()
     if isinstance(value, int) and not isinstance(value, bool):
         value = _SUBPROCESS.get(value, value)
     if not isinstance(value, Stdio) or value is STDOUT:
-        raise TypeError(f"{name} must be INHERIT, DEVNULL or PIPE, for all three streams, not {value!r}")
+        kinds = "INHERIT, DEVNULL, PIPE, PTY or Pty(rows, cols)"
+        raise TypeError(f"{name} must be {kinds}, for all three streams, not {value!r}")
     return value
 
 

@@ -49,14 +49,18 @@ class FdBag:
         self._fds.add(fd)
         return fd
 
+    def adopt(self, fd: int) -> int:
+        """A new fd that may have got the number of a closed standard stream."""
+        return self.add(clear_of_stdio(fd))
+
     def pipe(self) -> tuple[int, int]:
         """A close-on-exec ``pipe(7)``: read end, write end."""
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
-        return self.add(clear_of_stdio(read_end)), self.add(clear_of_stdio(write_end))
+        return self.adopt(read_end), self.adopt(write_end)
 
     def open(self, path: str, flags: int) -> int:
         """A close-on-exec ``open(2)``."""
-        return self.add(clear_of_stdio(os.open(path, flags | os.O_CLOEXEC)))
+        return self.adopt(os.open(path, flags | os.O_CLOEXEC))
 
     def take(self, fd: int) -> int:
         self._fds.remove(fd)

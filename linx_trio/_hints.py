@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from linx_trio._proto.messages import NAMESPACES
 from linx_trio._workload import Workload
 
 
@@ -53,10 +54,22 @@ def _not_executable(workload: Workload) -> str:
     return "the file has no execute permission for these ids, is a directory, or lies on a file system mounted noexec"
 
 
+_TRACE = "opening another process' namespaces needs the rights of ptrace(2) over it: the same user, or CAP_SYS_PTRACE"
+_JOIN = "joining it needs CAP_SYS_ADMIN in the user namespace it belongs to: join 'user' too, or be root"
+_SAME_CGROUP = "leave the target's cgroup alone with join_cgroup=False"
 _PROCESS_LIMIT = "a limit on the number of processes is reached: RLIMIT_NPROC, or pids.max of the cgroup"
 _NICE = "a lower nice value needs CAP_SYS_NICE, or a higher RLIMIT_NICE"
 
 _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
+    **{(f"open_ns_{name}", number): _TRACE for name in NAMESPACES for number in (errno.EACCES, errno.EPERM)},
+    **{(f"open_ns_{name}", errno.ENOENT): "there is no such process (any more)" for name in NAMESPACES},
+    **{(f"setns_{name}", errno.EPERM): _JOIN for name in NAMESPACES},
+    ("cgroup", errno.ENOENT): f"no mount of cgroup v2 here reaches it: {_SAME_CGROUP}",
+    ("cgroup", errno.EACCES): (
+        "moving a process needs write permission on cgroup.procs, there and in the nearest common ancestor: "
+        + _SAME_CGROUP
+    ),
+    ("cgroup", errno.EBUSY): f"a cgroup that has controllers for its children takes no processes: {_SAME_CGROUP}",
     ("clone", errno.EPERM): _clone_permission,
     ("clone", errno.ENOSPC): _too_many_namespaces,
     ("clone", errno.EUSERS): _too_many_namespaces,
@@ -87,6 +100,11 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("setuid", errno.EINVAL): "the uid is not mapped in the workload's user namespace",
     ("hostname", errno.EPERM): "the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace",
     ("chdir", errno.EACCES): "the workload's own ids (uid=, gid=, groups=) may not enter it",
+    ("connect_unix", errno.ENOENT): "nobody has bound a socket there: bind and listen before the workload is spawned",
+    ("connect_unix", errno.ECONNREFUSED): "there is a socket, but nobody listens on it (any more)",
+    ("connect_unix", errno.ENAMETOOLONG): "unix(7) takes 107 bytes: use a shorter path, or a relative one",
+    ("connect_unix", errno.EPROTOTYPE): "the socket there is none for streams (SOCK_STREAM)",
+    ("connect_unix", errno.EACCES): "connecting needs write permission on the socket, and search permission on the way",
     ("request", errno.EMFILE): "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
     ("request", errno.EINVAL): "the agent did not understand the request: is it of another version?",
 }  # fmt: skip

@@ -9,6 +9,7 @@ from types import TracebackType
 import trio
 
 from linx_trio._session import Session
+from linx_trio._target import Target
 from linx_trio._workload import Workload
 from linx_trio.errors import AgentError
 
@@ -25,11 +26,13 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         workload: Workload,
         *,
         wait_ready: bool,
+        target: Target | None = None,
         quiet: bool = False,
         on_cancel: Callable[[Session], Awaitable[object]] | None = None,
     ) -> None:
         self._workload = workload
         self._wait_ready = wait_ready
+        self._target = target
         self._quiet = quiet
         self._on_cancel = on_cancel
         self._session: Session | None = None
@@ -38,7 +41,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
     async def __aenter__(self) -> Session:
         if self._session is not None:
             raise RuntimeError("a session can be entered once; call spawn() again")
-        self._session = session = Session(self._workload, quiet=self._quiet)
+        self._session = session = Session(self._workload, target=self._target, quiet=self._quiet)
         try:
             await session.open(wait_ready=self._wait_ready)
         except BaseException as exc:

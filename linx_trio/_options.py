@@ -31,6 +31,7 @@ class Stdio(Enum):
     DEVNULL = "devnull"
     PIPE = "pipe"
     STDOUT = "stdout"
+    PTY = "pty"
 
     def __repr__(self) -> str:
         return f"linx.{self.name}"
@@ -44,6 +45,66 @@ PIPE = Stdio.PIPE
 """A new ``pipe(7)``; its other end is a trio stream on the session."""
 STDOUT = Stdio.STDOUT
 """For stderr: the same as stdout."""
+PTY = Stdio.PTY
+"""For ``stdio=``: a new terminal, ``Pty()``."""
+
+
+def _dimension(value: Any, name: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not 0 <= value <= 65535:
+        raise ValueError(f"{name} must be between 0 and 65535 (TIOCSWINSZ, ioctl_tty(2)), not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """The size of a terminal's window: in characters, and in pixels where that is known (``TIOCSWINSZ``)."""
+
+    rows: int
+    cols: int
+    xpixel: int = 0
+    ypixel: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "cols", "xpixel", "ypixel"):
+            _dimension(getattr(self, name), name)
+
+
+@dataclass(frozen=True, slots=True)
+class Pty:
+    """For ``stdio=``: a new terminal (``pty(7)``) of that size, for all three streams. The workload is its session
+    leader, and it is the workload's controlling terminal; this side's end is `Session.pty`.
+    """
+
+    rows: int = 24
+    cols: int = 80
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "cols"):
+            _dimension(getattr(self, name), name)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectUnix:
+    """For one stream: a connection to the ``unix(7)`` stream socket at `path` of the host, made before the workload
+    exists. A path that begins with a NUL byte is in the abstract namespace.
+    """
+
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, (str, bytes, os.PathLike)):
+            raise TypeError(f"path must be str, bytes or a path, not {self.path!r}")
+        text = os.fsdecode(self.path)
+        if not text:
+            raise ValueError("path is the empty string")
+        if "\0" in text[1:] and not text.startswith("\0"):
+            raise ValueError(f"path contains a NUL byte: {self.path!r}")
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:
+            raise ValueError(f"path cannot be encoded for the kernel: {self.path!r}") from None
+        object.__setattr__(self, "path", text)
 
 
 class Linger(Enum):
@@ -84,7 +145,7 @@ class HasFileno(Protocol):
 
 
 Argument = str | bytes | os.PathLike[str] | os.PathLike[bytes]
-StdioSpec = Stdio | int | HasFileno
+StdioSpec = Stdio | ConnectUnix | int | HasFileno
 
 RLIMITS: Mapping[str, int] = {
     "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
@@ -99,15 +160,14 @@ PASS_FDS_LIMIT = 240
 """``unix(7)`` passes 253 at a time, and the standard streams and the directory need some."""
 
 
-class RunOptions(TypedDict, total=False):
-    """The keyword arguments that `spawn`, `run` and `run_sync` have in common; each is a field of `Workload`."""
+class CommonOptions(TypedDict, total=False):
+    """The keyword arguments that all ways to start something have in common; each is a field of `Workload`."""
 
-    namespaces: Iterable[str | Namespace]
     env: Mapping[str, str] | Mapping[bytes, bytes] | None
     cwd: Argument | None
     stdout: StdioSpec
     stderr: StdioSpec
-    stdio: Stdio | None
+    stdio: Stdio | Pty | None
     auto_proceed: bool
     owner: trio.MemorySendChannel[Any] | None
     orphan_policy: Kill | Linger
@@ -118,14 +178,26 @@ class RunOptions(TypedDict, total=False):
     umask: int | None
     nice: int
     rlimits: Mapping[str, tuple[int, int]]
-    hostname: str | None
     new_session: bool
     pass_fds: Iterable[int | HasFileno]
     no_new_privs: bool
     optional: Iterable[str]
 
 
+class RunOptions(CommonOptions, total=False):
+    """The keyword arguments of `run` and `run_sync`, their own ``stdin`` aside."""
+
+    namespaces: Iterable[str | Namespace]
+    hostname: str | None
+
+
 class Options(RunOptions, total=False):
     """The keyword arguments of `spawn`; each is a field of `Workload`, documented there."""
+
+    stdin: StdioSpec
+
+
+class EnterOptions(CommonOptions, total=False):
+    """The keyword arguments of `enter`, its own ``namespaces`` aside."""
 
     stdin: StdioSpec

@@ -18,8 +18,9 @@ from linx_trio._proto import etf
 from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FramingError
 from linx_trio._stdio import STREAMS
+from linx_trio._target import Pinned
 from linx_trio._workload import Workload
-from linx_trio.errors import SetupError, setup_error
+from linx_trio.errors import NotSupported, SetupError, setup_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Request:
     message: m.Spawn
     origins: Sequence[tuple[str, str]]
     workload: Workload
+    entered: Pinned | None = None
 
     def frame(self) -> bytes:
         """The message's frame. Raises `SetupError` for one that is longer than frames can be: execve(2) takes less."""
@@ -44,13 +46,17 @@ class Request:
             raise m.Nonsense(f"there is no step {index} in the request", index)
         return self.origins[index][0]
 
-    def error_of(self, refusal: m.Refusal) -> SetupError:
+    def error_of(self, refusal: m.Refusal) -> SetupError | NotSupported:
         """A refusal by the agent as the error that users see."""
+        if (refusal.stage, refusal.errno) == ("request", errno.ENOSYS):
+            return NotSupported("entering another process' namespaces", _UNSEALED)
         thing: str | None = None
         if refusal.stage == "execve":
             thing = self.workload.arguments[0]
         elif refusal.stage == "clone":
             thing = ", ".join(sorted(self.workload.namespace_names)) or None
+        elif refusal.stage.startswith(("open_ns_", "setns_", "cgroup")) and self.entered is not None:
+            thing = self.entered.target.name
         elif refusal.stage == "stdio" and refusal.step in range(len(STREAMS)):
             thing = STREAMS[refusal.step]
         elif 0 <= refusal.step < len(self.origins):
@@ -59,24 +65,44 @@ class Request:
         return setup_error(refusal.errno, refusal.stage, thing, hint)
 
 
+_UNSEALED = "the agent must run from a sealed copy in memory, which this kernel refuses: see vm.memfd_noexec"
+
+
 def build(
-    workload: Workload, caller: Caller, baseline: Caller, fds: Sequence[int | str], *, quiet: bool = False
+    workload: Workload,
+    caller: Caller,
+    baseline: Caller,
+    fds: Sequence[int | str],
+    *,
+    terminal: str | None = None,
+    entered: Pinned | None = None,
+    quiet: bool = False,
 ) -> Request:
-    """The request for `workload`, to an agent that started out as `baseline`."""
-    steps, origins = _steps(workload, caller, baseline)
+    """The request for `workload`, to an agent that started out as `baseline`. `terminal` is the name of the one that
+    the standard streams are, if they are one; `entered` is whose namespaces are joined.
+    """
+    # Where another user namespace is entered, the agent drops the caller's groups, if that is allowed.
+    keeps_groups = entered is not None and entered.has_other_user_namespace()
+    steps, origins = _steps(workload, caller, baseline, terminal, keeps_groups=keeps_groups)
     policy = workload.orphan_policy
     message = m.Spawn(
         argv=tuple(map(os.fsencode, workload.arguments)),
         env=_environment(cast("Mapping[str, str] | None", workload.env)),
-        namespaces=tuple(sorted(workload.namespace_names)),
+        namespaces=_kinds(workload, entered),
         fds=tuple(fds),
         steps=tuple(steps),
         orphan_grace_ms=None if policy is LINGER else milliseconds(policy.grace),
         auto_proceed=workload.auto_proceed,
         new_session=workload.new_session,
         quiet=quiet,
+        enter=entered is not None,
     )
-    return Request(message, origins, workload)
+    return Request(message, origins, workload, entered)
+
+
+def _kinds(workload: Workload, entered: Pinned | None) -> tuple[str, ...] | None:
+    kinds = workload.namespace_names if entered is None else entered.target.namespaces
+    return None if kinds is None else tuple(sorted(kinds))
 
 
 def milliseconds(seconds: float) -> int:
@@ -98,7 +124,9 @@ def _assignments(pairs: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     return tuple(key + b"=" + value for key, value in pairs)
 
 
-def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m.Step], list[tuple[str, str]]]:
+def _steps(
+    workload: Workload, caller: Caller, baseline: Caller, terminal: str | None, *, keeps_groups: bool
+) -> tuple[list[m.Step], list[tuple[str, str]]]:
     """What the child does to itself, in the one right order.
 
     Before the checkpoint: what can be changed again from outside while it is parked (``prlimit(2)``,
@@ -113,6 +141,13 @@ def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m
         steps.append(m.optional(step) if given_up else step)
         origins.append((option, str(thing)))
 
+    own_mounts = "mount" in workload.namespace_names
+    if own_mounts:
+        add("namespaces", "/", ("private_mounts",))
+    if terminal is not None:
+        if own_mounts:
+            add("stdio", terminal, ("keep_terminal", terminal.encode()))
+        add("stdio", terminal, ("controlling_terminal",))
     mask = caller.umask if workload.umask is None else workload.umask
     add("umask", oct(mask), ("umask", mask))
     nice = max(-20, min(19, caller.nice + workload.nice))
@@ -122,8 +157,13 @@ def _steps(workload: Workload, caller: Caller, baseline: Caller) -> tuple[list[m
     if workload.hostname is not None:
         add("hostname", workload.hostname, ("hostname", os.fsencode(workload.hostname)))
     add("", "", m.CHECKPOINT)
+    if terminal is not None:
+        if own_mounts:
+            add("stdio", "/dev/console", ("name_terminal", terminal.encode()))
+        if workload.uid is not None:
+            add("stdio", terminal, ("terminal_owner", workload.uid))
     groups = workload.groups
-    if groups is None and workload.uid not in (None, os.geteuid()):
+    if groups is None and workload.uid not in (None, os.geteuid()) and not keeps_groups:
         groups = ()  # somebody else: the caller's groups are none of theirs
     if groups is not None:
         add("groups", groups, ("setgroups", tuple(groups)))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,8 +14,21 @@ import trio
 
 from linx_trio._events import Outcome, Usage
 from linx_trio._manager import SessionManager
-from linx_trio._options import DEVNULL, INHERIT, PIPE, Argument, Options, RunOptions, StdioSpec
+from linx_trio._options import (
+    DEVNULL,
+    INHERIT,
+    PIPE,
+    Argument,
+    EnterOptions,
+    HasFileno,
+    Namespace,
+    Options,
+    Pty,
+    RunOptions,
+    StdioSpec,
+)
 from linx_trio._session import Session
+from linx_trio._target import check_target
 from linx_trio._workload import Workload, as_workload
 from linx_trio.errors import CalledProcessError, LinxError
 
@@ -26,7 +39,7 @@ if sys.platform != "win32":  # the package can be imported there all the same
 if TYPE_CHECKING:
     from typing import Unpack
 
-__all__ = ["Completed", "run", "run_sync", "spawn"]
+__all__ = ["Completed", "enter", "run", "run_sync", "spawn"]
 
 CANCEL_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL when `run` is cancelled, as in `trio.run_process`."""
@@ -84,6 +97,53 @@ def spawn(
         SetupError, AgentError, NotSupported: on entering.
     """
     return SessionManager(as_workload(argv_or_workload, options), wait_ready=wait_ready)
+
+
+def enter(
+    target: int | HasFileno | Session | str | bytes | os.PathLike[Any],
+    argv_or_workload: Sequence[Argument] | Workload,
+    *,
+    namespaces: Iterable[str | Namespace] | None = None,
+    join_cgroup: bool = True,
+    wait_ready: bool = True,
+    **options: Unpack[EnterOptions],
+) -> AbstractAsyncContextManager[Session]:
+    """Starts a workload inside the namespaces of a running process, as ``nsenter(1)`` or ``docker exec`` do, and parks
+    it at the same checkpoint as `spawn` does. It lives and dies with its own block, and leaves the target alone::
+
+        async with linx.enter(container, ["/bin/sh", "-c", "ip addr"], namespaces={"net"}) as probe:
+            await probe.proceed()
+            await probe.wait()
+
+    Namespaces that are the caller's own already are skipped; so is, silently, a kind that this kernel lacks, unless it
+    is asked for. With another user namespace the workload is root there (where there is a root), or what ``uid`` and
+    ``gid`` say, in that namespace's numbers. With another mount namespace it starts in its root directory, unless
+    ``cwd`` says otherwise. Environment, umask, limits and nice are the caller's, as with `spawn`.
+
+    Args:
+        target: a pid as this process sees it, a pidfd object, a `Session`, or a path like ``/proc/<pid>``.
+        argv_or_workload: the program and its arguments, looked up inside; or a `Workload`, whose ``namespaces``, if it
+            has any, are those to join.
+        namespaces: the kinds to join; `None`: all.
+        join_cgroup: the workload is also put into the target's cgroup (v2), from its first moment on.
+        wait_ready: as with `spawn`.
+        options: see `Workload`; there is no ``hostname``, the name being the target's.
+
+    Raises:
+        TypeError, ValueError: by the call itself, for wrong arguments.
+        SetupError: on entering. No such target: ENOENT at stage ``open_ns_user``; a namespace that may not be opened or
+            joined: stage ``open_ns_<kind>`` or ``setns_<kind>``; its cgroup may not be joined: stage ``cgroup``.
+        NotReady, NoProcess: the target is a session without a process, yet or any more.
+        AgentError, NotSupported: on entering.
+    """
+    workload = as_workload(argv_or_workload, cast("Mapping[str, Any]", options))
+    if workload.hostname is not None:
+        raise ValueError(f"hostname={workload.hostname!r}: the uts namespace that is entered is the target's")
+    if namespaces is None and workload.namespaces:
+        namespaces = workload.namespaces
+    checked = check_target(target, namespaces, join_cgroup)
+    workload = workload.replace(namespaces=()) if workload.namespaces else workload
+    return SessionManager(workload, wait_ready=wait_ready, target=checked)
 
 
 async def run(
@@ -188,9 +248,10 @@ def _prepare(
     changes: dict[str, Any] = {**options, "auto_proceed": True}
     feed = bytes(stdin) if isinstance(stdin, (bytes, bytearray, memoryview)) else None
     own = argv_or_workload if isinstance(argv_or_workload, Workload) else None
-    own_stdin = own is not None and own.stdin is not INHERIT
+    own_stdin = own is not None and (own.stdin is not INHERIT or own.stdio is not None)
     if feed and own is not None and own_stdin:
-        raise ValueError(f"stdin=b'...' and the workload's own stdin={own.stdin!r} contradict each other")
+        theirs = f"stdin={own.stdin!r}" if own.stdio is None else f"stdio={own.stdio!r}"
+        raise ValueError(f"stdin=b'...' and the workload's own {theirs} contradict each other")
     if feed:
         changes["stdin"] = PIPE
     elif feed is None:
@@ -207,6 +268,11 @@ def _prepare(
             raise ValueError(f"capture_{name}=True and the workload's own {name}={theirs!r} contradict each other")
         changes[name] = PIPE
     workload = as_workload(argv_or_workload, changes)
+    if isinstance(workload.stdio, Pty) and not pipes_allowed:
+        raise ValueError(
+            f"stdio={workload.stdio!r}: nobody could reach the terminal. Write `session = await "
+            "nursery.start(linx.run, ...)`, or use linx.spawn()"
+        )
     captured = {"stdin": bool(feed), "stdout": capture_stdout, "stderr": capture_stderr}
     for name, ours in captured.items():
         if getattr(workload, name) is PIPE and not ours and not pipes_allowed:

@@ -32,11 +32,14 @@ from linx_trio._channel import Channel
 from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
 from linx_trio._fd import FdBag
 from linx_trio._hints import hint_for
+from linx_trio._options import Pty
 from linx_trio._owner import EventIterator, EventLog, OwnerFeed
 from linx_trio._patience import congested, wait_really
 from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
 from linx_trio._proto.states import Action, State, rule
+from linx_trio._pty import PtyStream
+from linx_trio._target import Pinned, Target
 from linx_trio._workload import Workload
 from linx_trio.errors import (
     AgentDied,
@@ -79,8 +82,11 @@ class _NeverRead(Exception):
 class Session:
     """One workload and all that descends from it. Made by `linx_trio.spawn`; do not call."""
 
-    def __init__(self, workload: Workload, *, quiet: bool = False) -> None:
+    def __init__(self, workload: Workload, *, target: Target | None = None, quiet: bool = False) -> None:
         self._workload = workload
+        self._target = target
+        self._entered: Pinned | None = None
+        self._kinds = workload.namespace_names if target is None else target.namespaces or frozenset()
         self._quiet = quiet and workload.owner is None
         self._protocol = SessionProtocol()
         self._number = next(_numbers)
@@ -99,6 +105,8 @@ class Session:
         self._degraded: list[str] = []
         self._failure: Callable[[], LinxError] | None = None
         self._streams: dict[str, trio.lowlevel.FdStream] = {}
+        self._pty: PtyStream | None = None
+        self._terminal: str | None = None
         self._events = EventLog()
         self._owner: OwnerFeed | None = OwnerFeed(workload.owner) if workload.owner is not None else None
         self._parked = trio.Event()  # ready, or beyond
@@ -184,13 +192,13 @@ class Session:
     def info(self) -> Info:
         """A frozen snapshot."""
         return Info(
-            mode="spawn",
+            mode="spawn" if self._target is None else "enter",
             state=self.state,
             host_pid=self._host_pid,
             child_pid=self._child_pid,
             argv=self._workload.arguments,
-            namespaces=self._workload.namespace_names,
-            pty=False,
+            namespaces=self._kinds,
+            pty=isinstance(self._workload.stdio, Pty),
             containment=self.containment,
             outcome=self._outcome,
             usage=self._usage,
@@ -220,9 +228,11 @@ class Session:
         return trio.StapledStream(self.stdin, self.stdout)
 
     @property
-    def pty(self) -> Any:
-        """The terminal. Raises `NoPty`: this session has none."""
-        raise NoPty("pty", self.state)
+    def pty(self) -> PtyStream:
+        """This side of the workload's terminal, with ``stdio=PTY`` or ``Pty(rows, cols)``. Raises `NoPty` without."""
+        if self._pty is None:
+            raise NoPty("pty", self.state)
+        return self._pty
 
     # ---- verbs ----------------------------------------------------------------------------------------------------
 
@@ -332,13 +342,16 @@ class Session:
         _agent.check_platform()
         self._retryable = wait_ready
         with FdBag() as bag, _as_setup_error():
-            made = _stdio.plan(self._workload, bag)
+            made = await _stdio.plan(self._workload, bag)
             self._in_person = self._quiet and not made.ours
+            self._terminal = made.terminal
             fds = [fd for fd, _ in made.fds]
             targets: list[int | str] = [number for _, number in made.fds]
             if not os.path.isabs(cast("str", self._workload.cwd or "")):  # else the caller's own does not matter
                 fds.append(_open_cwd(bag))
                 targets.append(m.CWD)
+            if self._target is not None:
+                self._pin(self._target, bag, fds, targets)
             for _attempt in range(_ZYGOTE_ATTEMPTS):
                 try:
                     await self._hand_over(fds, targets)
@@ -350,6 +363,17 @@ class Session:
             else:
                 raise AgentDied(None, self.state)
             self._streams = _stdio.streams(made, bag)
+            self._pty = _stdio.terminal(made, bag)
+
+    def _pin(self, target: Target, bag: FdBag, fds: list[int], targets: list[int | str]) -> None:
+        self._entered = entered = target.open(bag)
+        self._kinds = entered.kinds()
+        fds.append(entered.fd)
+        targets.append(m.TARGET)
+        cgroup = entered.open_cgroup(bag)
+        if cgroup is not None:
+            fds.append(cgroup)
+            targets.append(m.CGROUP)
 
     async def _wait_started(self) -> None:
         if self._in_person:
@@ -368,7 +392,15 @@ class Session:
     async def _hand_over(self, fds: list[int], targets: list[int | str]) -> None:
         caller = Caller.now()
         self._zygote = zygote = await _agent.acquire(caller)
-        self._request = _request.build(self._workload, caller, zygote.baseline, targets, quiet=self._quiet)
+        self._request = _request.build(
+            self._workload,
+            caller,
+            zygote.baseline,
+            targets,
+            terminal=self._terminal,
+            entered=self._entered,
+            quiet=self._quiet,
+        )
         self._channel = channel = Channel()
         frame = self._request.frame()
         await congested(lambda: channel.send(frame, fds))
@@ -551,6 +583,8 @@ class Session:
         clean = not self._reading or self._gone.is_set() or await self._end_all(interrupts)
         for stream in self._streams.values():
             stream.close()
+        if self._pty is not None:
+            self._pty.close()
         if self._channel is not None:
             self._channel.close()
         self._release_zygote()

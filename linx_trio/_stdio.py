@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import trio
 
+from linx_trio import _pty
 from linx_trio._checks import fileno_of
 from linx_trio._fd import FdBag
-from linx_trio._options import HasFileno, Stdio, StdioSpec
+from linx_trio._hints import hint_for
+from linx_trio._options import ConnectUnix, HasFileno, Pty, Stdio, StdioSpec, WindowSize
 from linx_trio._workload import Workload
 from linx_trio.errors import setup_error
 
@@ -24,18 +27,40 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 @dataclass(slots=True)
 class Plan:
-    """What travels (`fds`, each with its number in the workload), and this side's ends of the pipes by stream name.
+    """What travels (`fds`, each with its number in the workload), this side's ends of the pipes by stream name, and
+    this side's end of the terminal with the terminal's name.
 
-    The pipes' ends are in the bag that `plan` was given, until `streams` takes them out.
+    These ends are in the bag that `plan` was given, until `streams` and `terminal` take them out.
     """
 
     fds: list[tuple[int, int]] = field(default_factory=list)
     ours: dict[str, int] = field(default_factory=dict)
+    master: int = -1
+    terminal: str | None = None
 
 
-def plan(workload: Workload, bag: FdBag) -> Plan:
-    """Opens what has to be opened, into `bag`. Raises `SetupError` (stage ``stdio``) and `ValueError`."""
+async def plan(workload: Workload, bag: FdBag) -> Plan:
+    """Opens what has to be opened, into `bag`. Raises `SetupError` (stages ``stdio``, ``connect_unix``) and
+    `ValueError`. Waits only for listeners whose backlog is full; cancelled there, nothing remains.
+    """
     made = Plan()
+    if isinstance(workload.stdio, Pty):
+        _plan_terminal(workload.stdio, made, bag)
+    else:
+        await _plan_streams(workload, made, bag)
+    for item in cast("Sequence[int | HasFileno]", workload.pass_fds):
+        fd = _open_fd(fileno_of(item, "pass_fds"), "pass_fds", "that fd is not open")
+        made.fds.append((fd, fd))
+    return made
+
+
+def _plan_terminal(pty: Pty, made: Plan, bag: FdBag) -> None:
+    made.master, slave = _pty.open_pair(bag, WindowSize(pty.rows, pty.cols))
+    made.terminal = _pty.name_of(made.master)
+    made.fds += [(slave, number) for number in range(len(STREAMS))]
+
+
+async def _plan_streams(workload: Workload, made: Plan, bag: FdBag) -> None:
     for number, name in enumerate(STREAMS):  # before anything is opened that could get such a number
         if getattr(workload, name) is Stdio.INHERIT:
             _open_fd(number, name, "this process has it closed: pass linx.DEVNULL instead")
@@ -51,15 +76,41 @@ def plan(workload: Workload, bag: FdBag) -> Plan:
             fd = bag.open(os.devnull, os.O_RDWR)
         elif spec is Stdio.INHERIT:
             fd = number
+        elif isinstance(spec, ConnectUnix):
+            fd = await _connect(cast("str", spec.path), bag)
         else:
             fd = _open_fd(fileno_of(spec, name), name, "that fd is not open")
         made.fds.append((fd, number))
         if number == 1:
             stdout = fd
-    for item in cast("Sequence[int | HasFileno]", workload.pass_fds):
-        fd = _open_fd(fileno_of(item, "pass_fds"), "pass_fds", "that fd is not open")
-        made.fds.append((fd, fd))
-    return made
+
+
+_SUN_PATH = 108
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.05
+
+
+async def _connect(path: str, bag: FdBag) -> int:
+    """A blocking socket, connected to `path`. The kernel tells nobody when a full backlog has room again (connect(2)
+    says EAGAIN, and poll(2) nothing), so that is asked for again and again.
+    """
+    address = os.fsencode(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                if len(address) > _SUN_PATH - (not address.startswith(b"\0")):
+                    raise OSError(errno.ENAMETOOLONG, "")
+                connection.connect(address)
+                break
+            except BlockingIOError:
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            except OSError as exc:
+                number = exc.errno or errno.EIO
+                raise setup_error(number, "connect_unix", path, hint_for("connect_unix", number)) from None
+        connection.setblocking(True)  # for the workload: it is the same open file
+        return bag.adopt(connection.detach())
 
 
 def _open_fd(fd: int, name: str, hint: str) -> int:
@@ -74,3 +125,8 @@ def _open_fd(fd: int, name: str, hint: str) -> int:
 def streams(made: Plan, bag: FdBag) -> dict[str, trio.lowlevel.FdStream]:
     """This side's pipe ends as trio streams, which own them from now on."""
     return {name: trio.lowlevel.FdStream(bag.take(fd)) for name, fd in made.ours.items()}
+
+
+def terminal(made: Plan, bag: FdBag) -> _pty.PtyStream | None:
+    """This side of the terminal as a stream, which owns it from now on; `None` where there is none."""
+    return _pty.PtyStream(bag.take(made.master)) if made.master >= 0 else None

@@ -20,10 +20,12 @@ from linx_trio._options import (
     INHERIT,
     LINGER,
     Argument,
+    ConnectUnix,
     HasFileno,
     Kill,
     Linger,
     Namespace,
+    Pty,
     Stdio,
     StdioSpec,
 )
@@ -39,9 +41,9 @@ class Workload:
         namespaces: created fresh for the workload, see ``namespaces(7)``.
         env: its environment; `None` is the caller's, ``{}`` an empty one.
         cwd: its working directory; `None` is the caller's. Entered with the workload's own ids.
-        stdin, stdout, stderr: `INHERIT`, `DEVNULL`, `PIPE`, `STDOUT` (stderr only), an fd, or an object with
-            ``fileno()``.
-        stdio: `INHERIT`, `DEVNULL` or `PIPE` for all three.
+        stdin, stdout, stderr: `INHERIT`, `DEVNULL`, `PIPE`, `STDOUT` (stderr only), `ConnectUnix`, an fd, or an
+            object with ``fileno()``.
+        stdio: `INHERIT`, `DEVNULL` or `PIPE` for all three; or `PTY` or `Pty`, a terminal.
         auto_proceed: pass the checkpoint without `Session.proceed`.
         owner: a `trio.MemorySendChannel` that receives the session's events.
         orphan_policy: what becomes of a running workload when Python vanishes: `Kill` or `LINGER`.
@@ -71,7 +73,7 @@ class Workload:
     stdin: StdioSpec = INHERIT
     stdout: StdioSpec = INHERIT
     stderr: StdioSpec = INHERIT
-    stdio: Stdio | None = None
+    stdio: Stdio | Pty | None = None
     auto_proceed: bool = False
     owner: trio.MemorySendChannel[Any] | None = None
     orphan_policy: Kill | Linger = DEFAULT_ORPHAN_POLICY
@@ -108,6 +110,14 @@ class Workload:
                 raise ValueError(
                     f"stdio={self.stdio!r} is for all three streams: {name}={getattr(self, name)!r} contradicts it"
                 )
+        if isinstance(self.stdio, Pty):
+            if not self.new_session:
+                raise ValueError(
+                    f"stdio={self.stdio!r} and new_session=False contradict each other: the terminal is "
+                    "the controlling one of a session of its own"
+                )
+            return
+        for name in ("stdin", "stdout", "stderr"):
             object.__setattr__(self, name, self.stdio)
         object.__setattr__(self, "stdio", None)
 
@@ -169,6 +179,10 @@ def _to_plain(name: str, value: Any) -> Any:
             return {"kill": grace}
         case Stdio() | Linger():
             return value.value
+        case Pty(rows, cols):
+            return {"pty": [rows, cols]}
+        case ConnectUnix(path):
+            return {"connect_unix": path}
         case frozenset():
             return sorted(value)
         case tuple():
@@ -187,6 +201,13 @@ def _to_plain(name: str, value: Any) -> Any:
 
 
 def _from_plain(name: str, value: Any) -> Any:
+    if name in {"stdin", "stdout", "stderr", "stdio"} and isinstance(value, Mapping):
+        match dict(value):
+            case {"pty": [rows, cols], **rest} if not rest:
+                return Pty(rows, cols)
+            case {"connect_unix": path, **rest} if not rest:
+                return ConnectUnix(path)
+        raise ValueError(f"{name}={value!r} must be {{'pty': [rows, cols]}} or {{'connect_unix': path}}")
     if name in {"stdin", "stdout", "stderr", "stdio"} and isinstance(value, str):
         if value not in {member.value for member in Stdio}:
             raise ValueError(f"{name}={value!r} is none of {', '.join(member.value for member in Stdio)}")

@@ -16,10 +16,15 @@ from linx_trio._proto.framing import encode_frame
 
 NAMESPACES = ("user", "mount", "uts", "ipc", "cgroup", "net", "time", "pid")
 STAGES = (
-    "request", "fork", "clone", "stdio", "new_session", "umask", "nice", "rlimit", "hostname",
+    "request", "fork", "cgroup", "clone",
+    *(f"open_ns_{name}" for name in NAMESPACES), *(f"setns_{name}" for name in NAMESPACES),
+    "stdio", "new_session", "mount", "umask", "nice", "rlimit", "hostname",
     "setgroups", "setgid", "setuid", "chdir", "no_new_privs", "execve",
 )  # fmt: skip
-STEPS = ("umask", "nice", "rlimit", "hostname", "setgroups", "setgid", "setuid", "chdir", "no_new_privs")
+STEPS = (
+    "private_mounts", "keep_terminal", "controlling_terminal", "umask", "nice", "rlimit", "hostname",
+    "name_terminal", "terminal_owner", "setgroups", "setgid", "setuid", "chdir", "no_new_privs",
+)  # fmt: skip
 COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown")
 
 CHECKPOINT = "checkpoint"
@@ -27,6 +32,12 @@ CHECKPOINT = "checkpoint"
 
 CWD = "cwd"
 """The "number" in `Spawn.fds` of the fd that is the caller's working directory."""
+
+TARGET = "target"
+"""The "number" of the fd that is ``/proc/<pid>`` of the process whose namespaces are entered."""
+
+CGROUP = "cgroup"
+"""The "number" of the fd that is the directory of the cgroup to start in."""
 
 UNLIMITED = -1
 """``RLIM_INFINITY`` in an ``rlimit`` step."""
@@ -55,11 +66,15 @@ def _step_term(step: Step) -> Any:
 
 
 class Spawn(NamedTuple):
-    """The one request of a session. `fds` says what the fds that travel with it are, in their order."""
+    """The one request of a session. `fds` says what the fds that travel with it are, in their order.
+
+    With `enter` the `namespaces` are not created but joined, those of the process whose directory in ``/proc`` is the
+    fd `TARGET`; `None`: all that there are.
+    """
 
     argv: tuple[bytes, ...]
     env: tuple[bytes, ...]
-    namespaces: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] | None = ()
     fds: tuple[int | str, ...] = ()
     steps: tuple[Step, ...] = (CHECKPOINT,)
     orphan_grace_ms: int | None = 5000
@@ -68,14 +83,19 @@ class Spawn(NamedTuple):
     new_session: bool = True
     quiet: bool = False
     """Nobody waits for `Started`: events may be held back a little, so that a short workload wakes us once."""
+    enter: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "enter" if self.enter else "spawn"
 
     def term(self) -> Any:
         return (
-            "spawn",
+            self.kind,
             {
                 "argv": list(self.argv),
                 "env": list(self.env),
-                "namespaces": list(self.namespaces),
+                "namespaces": "all" if self.namespaces is None else list(self.namespaces),
                 "fds": list(self.fds),
                 "steps": [_step_term(step) for step in self.steps],
                 "orphan": "linger" if self.orphan_grace_ms is None else ("kill", self.orphan_grace_ms),
@@ -90,12 +110,12 @@ class Spawn(NamedTuple):
         the encodings of the environment and of all the rest are remembered."""
         same = Spawn((), (), *(getattr(self, name) for name in _REST))
         pairs = len(_REST) + 2
-        parts = (_SPAWN_HEAD, pairs.to_bytes(4, "big"), _pair("argv", list(self.argv)), _encoded_env(self.env))
+        parts = (_HEADS[self.kind], pairs.to_bytes(4, "big"), _pair("argv", list(self.argv)), _encoded_env(self.env))
         return encode_frame(b"".join(parts) + _encoded_rest(same))
 
 
 _REST = ("namespaces", "fds", "steps", "orphan_grace_ms", "auto_proceed", "new_session", "quiet")
-_SPAWN_HEAD = etf.encode(("spawn", {}))[:-4]
+_HEADS = {kind: etf.encode((kind, {}))[:-4] for kind in ("spawn", "enter")}
 """All that stands before the number of the map's pairs."""
 
 

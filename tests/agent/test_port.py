@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from linx_trio import _agent
 from linx_trio._proto import etf
 from tests.agent.port import RUNNING, SLEEP, Port, Raw, frame, listing, mapping, pair, shell, spawn, string
 from tests.support import exists, stat_of
@@ -43,7 +42,7 @@ def test_a_life() -> None:
         fields = stat_of(pid)
         assert fields is not None
         assert int(fields[1]) == port.pid
-        assert Path(f"/proc/{pid}/exe").samefile(_agent.agent_path())  # none of the workload has run
+        assert "linx-agent" in os.readlink(f"/proc/{pid}/exe")  # none of the workload has run
         port.send("proceed")
         assert port.rest() == [RUNNING, ("status", "exited", 7)]
         assert port.wait() == 0

@@ -16,6 +16,7 @@ ROOT = Path(linx_trio.__file__).parent
 
 RANKS = {
     "_build_id": 0,
+    "_cgroups": 0,
     "_events": 0,
     "_fd": 0,
     "_version": 0,
@@ -30,17 +31,21 @@ RANKS = {
     "_proto.states": 3,
     "_proto.protocol": 4,
     "_workload": 4,
+    "_pty": 4,
     "_channel": 5,
     "_hints": 5,
     "_owner": 5,
     "_patience": 5,
-    "_stdio": 5,
+    "_terminal": 5,
     "_agent": 6,
-    "_request": 6,
-    "_session": 7,
-    "_manager": 8,
-    "_run": 9,
-    "": 10,
+    "_stdio": 6,
+    "_target": 6,
+    "_request": 7,
+    "_session": 8,
+    "_manager": 9,
+    "_run": 10,
+    "tty": 10,
+    "": 11,
 }
 """Every module (the package itself is the empty name). A new one belongs here too."""
 

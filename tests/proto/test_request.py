@@ -21,15 +21,24 @@ from linx_trio._request import Request, build, milliseconds
 from tests.proto.strategies import relaxed
 from tests.proto.test_workload import workloads
 
-ORDER = ["umask", "nice", "rlimit", "hostname", "checkpoint", "setgroups", "setgid", "setuid", "chdir", "no_new_privs"]
-"""Groups before the gid, the gid before the uid: with the uid go the rights. The directory with the workload's ids."""
+ORDER = [
+    "private_mounts", "keep_terminal", "controlling_terminal", "umask", "nice", "rlimit", "hostname", "checkpoint",
+    "name_terminal", "terminal_owner", "setgroups", "setgid", "setuid", "chdir", "no_new_privs",
+]  # fmt: skip
+"""The mounts are private before anybody outside can mount something there, and the terminal is kept before anybody can
+hide it; it is named and given away once that has been done. Groups before the gid, the gid before the uid: with the uid
+go the rights. The directory with the workload's ids.
+"""
+
+TERMINAL = "/dev/pts/7"
 
 PLAIN = Caller(identity=(), umask=0o022, nice=0, limits=((1000, 2000),) * 16)
 INFINITY = -1
 
 
 def request_of(workload: linx.Workload, caller: Caller = PLAIN, baseline: Caller = PLAIN) -> Request:
-    return build(workload, caller, baseline, [m.CWD, 0, 1, 2])
+    terminal = TERMINAL if isinstance(workload.stdio, linx.Pty) else None
+    return build(workload, caller, baseline, [m.CWD, 0, 1, 2], terminal=terminal)
 
 
 def bare(step: m.Step) -> tuple[Any, ...]:
@@ -67,6 +76,20 @@ def test_steps_are_in_the_one_right_order(workload: linx.Workload, caller: Calle
     for name in set(ORDER) - {"rlimit"}:
         assert names.count(name) <= 1
     assert set(names) <= {*m.STEPS, m.CHECKPOINT}
+
+
+@relaxed
+@given(workloads())
+def test_a_terminal_is_taken_and_in_mounts_of_ones_own_named(workload: linx.Workload) -> None:
+    steps = steps_of(request_of(workload))
+    on_terminal, own_mounts = isinstance(workload.stdio, linx.Pty), "mount" in workload.namespace_names
+    expected: list[tuple[Any, ...]] = [("private_mounts",)] * own_mounts
+    if on_terminal:
+        expected += [("keep_terminal", TERMINAL.encode())] * own_mounts
+        expected += [("controlling_terminal",)]
+        expected += [("name_terminal", TERMINAL.encode())] * own_mounts
+        expected += [("terminal_owner", workload.uid)] * (workload.uid is not None)
+    assert [step for step in steps if "terminal" in step[0] or step[0] == "private_mounts"] == expected
 
 
 @relaxed
@@ -282,7 +305,7 @@ def test_argv_and_env_are_the_workloads_bytes(workload: linx.Workload) -> None:
 
 def test_flags_and_namespaces() -> None:
     message = request_of(linx.Workload(["x"], namespaces=["uts", "net"], new_session=False, auto_proceed=True)).message
-    assert (list(message.namespaces), message.new_session, message.auto_proceed) == (["net", "uts"], False, True)
+    assert (message.namespaces, message.new_session, message.auto_proceed) == (("net", "uts"), False, True)
     assert list(message.fds) == ["cwd", 0, 1, 2]
 
 
@@ -311,6 +334,11 @@ def refusal_of(workload: linx.Workload, stage: str, number: int = errno.EPERM, i
         ({"hostname": "box", "namespaces": ["uts"]}, "hostname", "box"),
         ({"rlimits": {"nofile": (5, 6)}}, "rlimit", "nofile=(5, 6)"),
         ({"nice": -5}, "nice", "-5"),
+        ({"namespaces": ["mount"]}, "private_mounts", "/"),
+        ({"stdio": linx.PTY}, "controlling_terminal", TERMINAL),
+        ({"stdio": linx.PTY, "uid": 7}, "terminal_owner", TERMINAL),
+        ({"stdio": linx.PTY, "namespaces": ["mount"]}, "keep_terminal", TERMINAL),
+        ({"stdio": linx.PTY, "namespaces": ["mount"]}, "name_terminal", "/dev/console"),
     ],
 )
 def test_a_refusal_names_the_thing(options: dict[str, Any], stage: str, thing: str | None) -> None:
@@ -329,6 +357,10 @@ def test_a_refused_stream_is_named(index: int, thing: str | None) -> None:
 @given(workloads(), st.integers(1, 4095), st.sampled_from(m.STAGES) | st.text(max_size=8), st.integers(-3, 30))
 def test_any_refusal_becomes_an_error(workload: linx.Workload, number: int, stage: str, index: int) -> None:
     error = request_of(workload).error_of(m.Refusal(number, stage, index))
+    if (stage, number) == ("request", errno.ENOSYS):
+        assert isinstance(error, linx.NotSupported)
+        return
+    assert isinstance(error, linx.SetupError)
     assert (error.errno, error.stage) == (number, stage)
     assert f"(stage {stage})" in str(error)
     assert error.hint is None or error.hint.strip()

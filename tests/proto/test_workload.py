@@ -109,6 +109,9 @@ ANY_STREAM: list[tuple[Any, type[Exception], list[str]]] = [
     (-4, ValueError, ["-4"]),
     (1 << 31, ValueError, [str(1 << 31)]),
     (1 << 70, ValueError, [str(1 << 70)]),
+    (linx.PTY, ValueError, ["stdio=linx.PTY"]),
+    (linx.Pty(1, 2), ValueError, ["stdio=Pty(rows=1, cols=2)"]),
+    (linx.ConnectUnix, TypeError, ["ConnectUnix(path)"]),
 ]
 
 NUMBERS: list[tuple[Any, type[Exception], list[str]]] = [
@@ -173,6 +176,9 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ("pipe", TypeError, ["stdio", "'pipe'"]),
         (linx.STDOUT, TypeError, ["stdio", "linx.STDOUT"]),
         (NoFileno(), TypeError, ["stdio", "NoFileno()"]),
+        (linx.Pty, TypeError, ["stdio", "Pty(rows, cols)"]),
+        ((24, 80), TypeError, ["stdio", "(24, 80)"]),
+        (linx.ConnectUnix("/s"), TypeError, ["stdio", "ConnectUnix(path='/s')"]),
     ],
     "auto_proceed": [(1, TypeError, ["auto_proceed", "1"]), (None, TypeError, ["auto_proceed", "None"])],
     "new_session": [(0, TypeError, ["new_session", "0"]), ("yes", TypeError, ["new_session", "'yes'"])],
@@ -257,6 +263,8 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ([True], TypeError, ["pass_fds", "True"]),
         ([None], TypeError, ["pass_fds", "None"]),
         ([linx.PIPE], TypeError, ["pass_fds", "linx.PIPE"]),
+        ([linx.PTY], TypeError, ["pass_fds", "linx.PTY"]),
+        ([linx.ConnectUnix("/s")], TypeError, ["pass_fds", "ConnectUnix(path='/s')"]),
         ([subprocess.PIPE], ValueError, ["pass_fds", "-1"]),
         ([NoFileno()], TypeError, ["pass_fds", "NoFileno()"]),
         ([-4], ValueError, ["pass_fds", "-4"]),
@@ -385,9 +393,39 @@ def test_an_fd_cannot_be_passed_twice_in_disguise() -> None:
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
-@pytest.mark.parametrize("stdio", [linx.DEVNULL, linx.PIPE, linx.INHERIT])
+@pytest.mark.parametrize("stdio", [linx.DEVNULL, linx.PIPE, linx.INHERIT, linx.PTY, linx.Pty(5, 6)])
 def test_stdio_is_for_all_three_streams(stream: str, stdio: Any) -> None:
     refused(ValueError, ["stdio", stream, "7"], ["true"], stdio=stdio, **{stream: 7})
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_terminal_contradicts_a_connection_too(stream: str) -> None:
+    refused(ValueError, ["stdio", stream, "'/s'"], ["true"], stdio=linx.PTY, **{stream: linx.ConnectUnix("/s")})
+
+
+@pytest.mark.parametrize("stdio", [linx.PTY, linx.Pty(5, 6)])
+def test_a_terminal_needs_a_session_of_its_own(stdio: Any) -> None:
+    refused(ValueError, ["stdio", "new_session=False"], ["true"], stdio=stdio, new_session=False)
+
+
+@pytest.mark.parametrize("name", ["rows", "cols"])
+@pytest.mark.parametrize(
+    ("size", "error"),
+    [(-1, ValueError), (65536, ValueError), (1 << 70, ValueError), (1.0, TypeError), ("1", TypeError),
+     (None, TypeError), (True, TypeError), ((24, 80), TypeError)],
+)  # fmt: skip
+def test_a_terminal_of_no_size(name: str, size: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"{name} .*{re.escape(repr(size))}"):
+        linx.Pty(**{name: size})
+
+
+@pytest.mark.parametrize("name", ["rows", "cols", "xpixel", "ypixel"])
+@pytest.mark.parametrize(
+    ("size", "error"), [(-1, ValueError), (65536, ValueError), (1.0, TypeError), (True, TypeError)]
+)
+def test_a_window_of_no_size(name: str, size: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"{name} .*{re.escape(repr(size))}"):
+        linx.tty.WindowSize(**{"rows": 24, "cols": 80, name: size})
 
 
 @pytest.mark.parametrize("namespaces", [(), {"net", "user", "pid"}])
@@ -413,6 +451,8 @@ seen = []
 wrong = [
     ([], {}), (["", 1], {}), (["a\\0"], {}), (["x"], {"env": 5}), (["x"], {"pass_fds": [1]}), (["x"], {"cwd": ""}),
     (["x"], {"rlimits": {"x": 1}}), (["x"], {"hostname": "a"}), (["x"], {"namespaces": ["typo"]}),
+    (["x"], {"stdin": linx.PTY}), (["x"], {"stdio": linx.PTY, "new_session": False}),
+    (["x"], {"stdio": linx.ConnectUnix("/s")}), (["x"], {"stdio": linx.PTY, "stdin": linx.ConnectUnix("/s")}),
 ]
 sys.addaudithook(lambda event, args: seen.append(event))
 for argv, options in wrong:
@@ -503,6 +543,34 @@ def test_stdio_stands_for_all_three(value: Any) -> None:
     assert workload == linx.Workload(["true"], stdin=value, stdout=value, stderr=value)
 
 
+def test_a_terminal_is_one_thing_and_not_three() -> None:
+    workload = linx.Workload(["true"], stdio=linx.PTY)
+    assert workload.stdio == linx.Pty() == linx.Pty(24, 80)
+    assert workload == linx.Workload(["true"], stdio=linx.Pty(rows=24, cols=80))
+    assert workload != linx.Workload(["true"], stdio=linx.Pty(25, 80))
+    assert workload.stdin is workload.stdout is workload.stderr is linx.INHERIT
+    assert workload.to_dict() == {"argv": ["true"], "stdio": {"pty": [24, 80]}}
+    assert linx.Workload.from_dict({"argv": ["true"], "stdio": "pty"}) == workload
+
+
+def test_a_terminal_is_replaced_as_a_whole() -> None:
+    workload = linx.Workload(["true"], stdio=linx.Pty(5, 6))
+    assert workload.replace(nice=1).stdio == linx.Pty(5, 6)
+    assert workload.replace(stdio=linx.PIPE).stdout is linx.PIPE
+    assert workload.replace(stdio=linx.PIPE).stdio is None
+    assert workload.replace(stdio=None) == linx.Workload(["true"])
+    assert linx.Workload(["true"], stdout=linx.ConnectUnix("/s")).replace(stdio=linx.PTY).stdio == linx.Pty()
+    with pytest.raises(ValueError, match=r"stdio=Pty\(.*stdin=linx\.PIPE"):
+        workload.replace(stdin=linx.PIPE)
+
+
+@pytest.mark.parametrize("path", ["/s", b"/s", Path("/s")], ids=type)
+def test_a_connection_is_to_what_the_file_system_means(path: Any) -> None:
+    workload = linx.Workload(["true"], stdout=linx.ConnectUnix(path))
+    assert workload.stdout == linx.ConnectUnix("/s")
+    assert workload.to_dict() == {"argv": ["true"], "stdout": {"connect_unix": "/s"}}
+
+
 def test_an_object_with_fileno_is_kept() -> None:
     with open(os.devnull, "rb") as file:
         assert linx.Workload(["true"], stdin=file, pass_fds=[file]).stdin is file
@@ -541,6 +609,10 @@ limits = st.one_of(
     st.integers(-1, 2**62).map(lambda soft: (soft, -1)),
 )
 ids = st.none() | st.integers(0, 2**32 - 2)
+dimensions = st.integers(0, 65535)
+sockets = st.one_of(
+    strings.filter(bool), strings.map(lambda name: "\0" + name), st.binary(max_size=9).map(b"\0".__add__)
+)
 graces = st.floats(0, 4e6) | st.integers(0, 4 * 10**6)
 
 
@@ -548,7 +620,10 @@ graces = st.floats(0, 4e6) | st.integers(0, 4 * 10**6)
 def workloads(draw: st.DrawFn) -> linx.Workload:
     """Every workload that has a plain form."""
     namespaces = draw(st.sets(st.sampled_from(list(linx.Namespace))))
-    plain = st.sampled_from([linx.INHERIT, linx.DEVNULL, linx.PIPE])
+    terminal = draw(st.none() | st.builds(linx.Pty, dimensions, dimensions))
+    plain: st.SearchStrategy[Any] = st.just(linx.INHERIT)
+    if terminal is None:
+        plain |= st.sampled_from([linx.DEVNULL, linx.PIPE]) | st.builds(linx.ConnectUnix, sockets)
     return linx.Workload(
         [draw(strings.filter(bool)), *draw(st.lists(strings, max_size=3))],
         namespaces=namespaces,
@@ -556,7 +631,8 @@ def workloads(draw: st.DrawFn) -> linx.Workload:
         cwd=draw(st.none() | strings.filter(bool)),
         stdin=draw(plain),
         stdout=draw(plain),
-        stderr=draw(plain | st.just(linx.STDOUT)),
+        stderr=draw(plain | st.just(linx.STDOUT) if terminal is None else plain),
+        stdio=terminal,
         auto_proceed=draw(st.booleans()),
         orphan_policy=draw(st.just(linx.LINGER) | st.builds(linx.Kill, graces)),
         shutdown=draw(st.builds(linx.Kill, graces)),
@@ -567,7 +643,7 @@ def workloads(draw: st.DrawFn) -> linx.Workload:
         nice=draw(st.integers(-40, 40)),
         rlimits=draw(st.dictionaries(st.sampled_from(list(RLIMITS)), limits, max_size=3)),
         hostname=draw(st.none() | st.text("abc-", min_size=1, max_size=64)) if "uts" in namespaces else None,
-        new_session=draw(st.booleans()),
+        new_session=terminal is not None or draw(st.booleans()),
         no_new_privs=draw(st.booleans()),
         optional=draw(st.sets(st.sampled_from(sorted(OPTIONAL)))),
     )
@@ -630,6 +706,20 @@ async def test_a_channel_has_no_plain_form() -> None:
         ({"argv": ["true"], "stdin": "stdout"}, "stdin"),
         ({"argv": ["true"], "stdio": "nope"}, "stdio"),
         ({"argv": ["true"], "stdout": None}, "stdout"),
+        ({"argv": ["true"], "stdio": "pty", "new_session": False}, "new_session"),
+        ({"argv": ["true"], "stdin": "pty"}, "stdin"),
+        ({"argv": ["true"], "stdin": {"pty": [24, 80]}}, "stdin"),
+        ({"argv": ["true"], "stdio": {"connect_unix": "/s"}}, "stdio"),
+        ({"argv": ["true"], "stdio": {"pty": [24]}}, "stdio"),
+        ({"argv": ["true"], "stdio": {"pty": {"rows": 24, "cols": 80}}}, "stdio"),
+        ({"argv": ["true"], "stdio": {"pty": [24, 80], "more": 1}}, "stdio"),
+        ({"argv": ["true"], "stdio": {}}, "stdio"),
+        ({"argv": ["true"], "stdio": {"pty": [24, 65536]}}, "cols"),
+        ({"argv": ["true"], "stdio": {"pty": ["24", 80]}}, "rows"),
+        ({"argv": ["true"], "stdout": {"connect_unix": ""}}, "path"),
+        ({"argv": ["true"], "stdout": {"connect_unix": None}}, "path"),
+        ({"argv": ["true"], "stdout": {"connect_unix": "/s", "more": 1}}, "stdout"),
+        ({"argv": ["true"], "stdout": {"socket": "/s"}}, "stdout"),
         ({"argv": ["true"], "shutdown": "linger"}, "shutdown"),
         ({"argv": ["true"], "shutdown": 5}, "shutdown"),
         ({"argv": ["true"], "shutdown": None}, "shutdown"),
