@@ -1,5 +1,5 @@
-"""Where a process is in the cgroup v2 hierarchy (``cgroups(7)``), and where that is in the file system. Pure functions of the
-text of ``/proc/<pid>/cgroup`` and ``/proc/<pid>/mountinfo``.
+"""Where a process is in the cgroup v2 hierarchy (``cgroups(7)``), and where that is in the file system: pure functions
+of the text of ``/proc/<pid>/cgroup`` and ``/proc/<pid>/mountinfo``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def path_of(cgroup: bytes) -> bytes | None:
-    """The v2 path in a ``/proc/<pid>/cgroup``, `None` where there is no v2 hierarchy. It begins with ``/..`` where it is
-    outside of the reader's cgroup namespace.
+    """The v2 path in a ``/proc/<pid>/cgroup``, `None` where there is no v2 hierarchy. It begins with ``/..`` where it
+    is outside of the reader's cgroup namespace.
     """
     for line in cgroup.split(b"\n"):
         if line.startswith(b"0::/"):
@@ -21,7 +21,7 @@ def path_of(cgroup: bytes) -> bytes | None:
 
 
 def directories_of(path: bytes, mountinfo: bytes) -> list[bytes]:
-    """Where that cgroup is to be found: below each mount of the v2 hierarchy that reaches it (``proc(5)``, mountinfo)."""
+    """Where that cgroup is to be found: below each mount of the v2 hierarchy that reaches it."""
     found = []
     for line in mountinfo.split(b"\n"):
         fields, separator, rest = line.partition(b" - ")

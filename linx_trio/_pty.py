@@ -32,6 +32,11 @@ _TIOCSPTLCK, _TIOCGPTN, _TIOCGPTPEER = 0x40045431, 0x80045430, 0x5441  # ioctl_t
 _WINSIZE = struct.Struct("4H")
 _RECEIVE = 65536
 _TOO_MANY = "too many terminals: see kernel.pty.max, and max= of the devpts mount"
+_HINTS = {
+    errno.ENOSPC: _TOO_MANY,
+    errno.EIO: _TOO_MANY,
+    errno.EMFILE: "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
+}
 
 
 def open_pair(bag: FdBag, size: WindowSize) -> tuple[int, int]:
@@ -44,8 +49,7 @@ def open_pair(bag: FdBag, size: WindowSize) -> tuple[int, int]:
         set_size(master, size)
     except OSError as exc:
         number = exc.errno or errno.EIO
-        hint = _TOO_MANY if number in (errno.ENOSPC, errno.EIO) else "too many open files" if number == errno.EMFILE else None
-        raise setup_error(number, "stdio", "/dev/ptmx", hint) from None
+        raise setup_error(number, "stdio", "/dev/ptmx", _HINTS.get(number)) from None
     return master, slave
 
 

@@ -49,14 +49,15 @@ class Target:
         """For an error's text."""
         if isinstance(self.what, (str, bytes, os.PathLike)):
             return os.fsdecode(self.what)
-        return repr(self.what) if hasattr(self.what, "fileno") or hasattr(self.what, "host_pid") else _path_of(self.what)
+        is_number = isinstance(self.what, int) and not hasattr(self.what, "fileno")
+        return _path_of(self.what) if is_number else repr(self.what)
 
     def open(self, bag: FdBag) -> Pinned:
         """Pins it. Raises `SetupError` (stage ``open_ns_user``), `NotReady` or `NoProcess`, `ValueError`."""
         what = self.what
         if isinstance(what, (str, bytes, os.PathLike)):
             return Pinned(self, _open_directory(os.fsdecode(what), bag))
-        if hasattr(what, "host_pid"):
+        if hasattr(type(what), "host_pid"):
             if what.state == "starting":
                 raise NotReady("enter", what.state)
             if what.state not in ("ready", "running") or what.pidfd < 0:
@@ -127,7 +128,7 @@ def check_target(what: Any, namespaces: Iterable[Any] | None, join_cgroup: Any) 
     kinds = None if namespaces is None else CHECKS["namespaces"](namespaces, "namespaces")
     if isinstance(what, (str, bytes, os.PathLike)):
         CHECKS["cwd"](what, "target")
-    elif hasattr(what, "host_pid") or (callable(getattr(what, "fileno", None)) and not isinstance(what, type)):
+    elif hasattr(type(what), "host_pid") or (callable(getattr(what, "fileno", None)) and not isinstance(what, type)):
         pass
     elif isinstance(what, bool) or not isinstance(what, int):
         raise TypeError(f"target must be a pid, a pidfd object, a Session or a path like /proc/<pid>, not {what!r}")
