@@ -635,7 +635,7 @@ int monitor_run(int in, int out, int signals, bool port) {
         if (m.phase == ENDED && m.childless && !awaiting && outbox_empty(&m.out))
             return m.lost ? EXIT_LOST : 0;
         /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
-        bool holding = m.phase == EXECUTING && m.hold_until > 0;
+        bool holding = m.phase == EXECUTING && m.hold_until > 0 && m.leader > 0;
         struct pollfd fds[] = {
             {m.in.eof ? -1 : m.in.fd, POLLIN, 0},
             {m.signals, POLLIN, 0},
