@@ -1,9 +1,10 @@
 /* Theory. A process joins each namespace by itself, but a PID namespace by its children only. So:
  *
- *   monitor ── starter ─joins─▶ is the workload itself                                  without a PID namespace
- *   monitor ── starter ─joins─▶ clone ─▶ reaper ── workload;   the starter exits        with one
+ *   monitor ── starter ─joins─▶ is the workload itself                                    without a PID namespace
+ *   monitor ── starter ─joins─▶ clone ─▶ reapers ── workload;   the starter exits         with one
  *
- * The reaper is cloned with CLONE_PARENT: a child of the monitor, which has stayed where it is (reaper.h says why it must be).
+ * The outer reaper is cloned with CLONE_PARENT: a child of the monitor, which has stayed where it is (reaper.h says why there
+ * must be any, and why there are two).
  *
  * All namespaces are opened before the first is joined: afterwards /proc is another one, or the rights to open are gone. They
  * are opened below one directory fd of /proc/<pid>, which cannot come to mean another process.
@@ -13,8 +14,8 @@
  * refused with EPERM is tried again behind it.
  *
  * From the first join on somebody inside may look at us. We are not dumpable, so without CAP_SYS_PTRACE outside of their user
- * namespace they can neither read our memory nor follow our fds and our executable; and that is a sealed copy in memory
- *, of which nothing can be overwritten (seal.h). */
+ * namespace they can neither read our memory nor follow our fds and our executable; and that is a sealed copy in memory, of
+ * which nothing can be overwritten (seal.h). */
 #include "enter.h"
 
 #include <fcntl.h>
@@ -52,11 +53,14 @@ static void open_namespaces(struct joining *j) {
         j->fd[i] = -1;
         if (!j->request->joins_all && !(j->request->joins & kind->clone_flag))
             continue;
-        if (j->request->joins_all && fstatat(j->proc, kind->own, &ours, 0) < 0)
+        bool exists = fstatat(j->proc, kind->own, &ours, 0) == 0;
+        if (j->request->joins_all && !exists)
             continue; /* this kernel is built without them */
         j->fd[i] = openat(target, kind->file, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO shall not hold us up */
-        if (j->fd[i] < 0) /* ESRCH: it is going just now */
-            child_refuse(j->control, errno == ESRCH ? ENOENT : errno, kind->open_stage, -1);
+        if (j->fd[i] < 0 && exists && (errno == ENOENT || errno == ESRCH)) /* our kernel has the kind: then the target is gone */
+            child_refuse(j->control, ENOENT, STAGE_open_ns_user, -1);
+        if (j->fd[i] < 0)
+            child_refuse(j->control, errno, kind->open_stage, -1);
         if (is_same(j->fd[i], j->proc, kind->own))
             close_fd(&j->fd[i]);
     }

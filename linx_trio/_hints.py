@@ -55,7 +55,7 @@ def _not_executable(workload: Workload) -> str:
 
 
 _TRACE = "opening another process' namespaces needs the rights of ptrace(2) over it: the same user, or CAP_SYS_PTRACE"
-_JOIN = "joining it needs CAP_SYS_ADMIN in the user namespace it belongs to: join 'user' too, or be root"
+_JOIN = "joining it needs CAP_SYS_ADMIN in the user namespace it belongs to: join 'user' too, be root, or leave it out"
 _SAME_CGROUP = "leave the target's cgroup alone with join_cgroup=False"
 _PROCESS_LIMIT = "a limit on the number of processes is reached: RLIMIT_NPROC, or pids.max of the cgroup"
 _NICE = "a lower nice value needs CAP_SYS_NICE, or a higher RLIMIT_NICE"

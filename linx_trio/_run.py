@@ -136,9 +136,11 @@ def enter(
         NotReady, NoProcess: the target is a session without a process, yet or any more.
         AgentError, NotSupported: on entering.
     """
-    workload = as_workload(argv_or_workload, cast("Mapping[str, Any]", options))
-    if workload.hostname is not None:
-        raise ValueError(f"hostname={workload.hostname!r}: the uts namespace that is entered is the target's")
+    given = cast("Mapping[str, Any]", options)
+    own = argv_or_workload.hostname if isinstance(argv_or_workload, Workload) else None
+    if given.get("hostname", own) is not None:
+        raise ValueError(f"hostname={given.get('hostname', own)!r}: the uts namespace that is entered is the target's")
+    workload = as_workload(argv_or_workload, given)
     if namespaces is None and workload.namespaces:
         namespaces = workload.namespaces
     checked = check_target(target, namespaces, join_cgroup)

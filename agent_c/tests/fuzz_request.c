@@ -21,9 +21,12 @@ static void expect_sound(bool port) {
         expect_text(*text);
     for (char **text = q.envp; text != NULL && *text != NULL; text++)
         expect_text(*text);
-    EXPECT(!port || q.fd_count == 3);
+    bool has_target = request_fd(&q, FD_TARGET) >= 0;
+    EXPECT(q.enters == (has_target || q.target_error != 0));
+    EXPECT(!port || q.fd_count == (has_target ? 4 : 3));
+    EXPECT(q.enters ? q.namespaces == 0 : q.joins == 0 && !q.joins_all && q.target_error == 0);
     for (size_t i = 0; i < q.fd_count; i++) {
-        EXPECT(q.fds[i].target >= FD_CWD);
+        EXPECT(q.fds[i].target >= FD_CGROUP);
         EXPECT(fcntl(q.fds[i].source, F_GETFD) == FD_CLOEXEC);
         for (size_t j = 0; j < i; j++)
             EXPECT(q.fds[i].target != q.fds[j].target && q.fds[i].source != q.fds[j].source);
@@ -107,11 +110,32 @@ static void short_port_seed(struct etf_writer *w) {
     etf_put_atom(w, "stdout"), etf_put_atom(w, "devnull"), etf_put_atom(w, "stderr"), etf_put_atom(w, "stdout");
 }
 
+static void entering_session_seed(struct etf_writer *w) {
+    put_map(w, 3);
+    put_key(w, "argv"), put_binaries(w, "/bin/true", NULL);
+    put_key(w, "fds"), put_list(w, 3), etf_put_atom(w, "cwd"), etf_put_atom(w, "target"), etf_put_atom(w, "cgroup"), put_nil(w);
+    put_key(w, "namespaces"), put_list(w, 2), etf_put_atom(w, "user"), etf_put_atom(w, "pid"), put_nil(w);
+}
+
+static void entering_port_seed(struct etf_writer *w) {
+    put_map(w, 3);
+    put_key(w, "argv"), put_binaries(w, "/bin/true", NULL);
+    put_key(w, "target"), etf_put_integer(w, 1);
+    put_key(w, "namespaces"), etf_put_atom(w, "all");
+}
+
 bool fuzz_seed(size_t index, struct term *term) {
     static const struct {
         uint8_t who;
+        const char *verb;
         void (*put)(struct etf_writer *w);
-    } all[] = {{3 << 1, session_seed}, {1, port_seed}, {1, short_port_seed}};
+    } all[] = {
+        {3 << 1, "spawn", session_seed},
+        {1, "spawn", port_seed},
+        {1, "spawn", short_port_seed},
+        {3 << 1, "enter", entering_session_seed},
+        {1, "enter", entering_port_seed},
+    };
     if (index >= COUNT_OF(all))
         return false;
     struct etf_writer *w = term_begin(term);
@@ -119,7 +143,7 @@ bool fuzz_seed(size_t index, struct term *term) {
     put_raw(w, &all[index].who, 1);
     etf_put_version(w);
     etf_put_tuple(w, 2);
-    etf_put_atom(w, "spawn");
+    etf_put_atom(w, all[index].verb);
     all[index].put(w);
     return true;
 }

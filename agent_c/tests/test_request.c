@@ -190,16 +190,130 @@ static void no_requests(void) {
         }
 }
 
-static void enter_has_no_room_yet(void) {
+static struct etf_writer *begin_enter(uint32_t pairs) {
+    struct etf_writer *w = term_begin(&term);
+    etf_put_tuple(w, 2);
+    etf_put_atom(w, "enter");
+    put_map(w, pairs);
+    put_argv(w);
+    return w;
+}
+
+/* A session brings its target as an fd, a port as a pid. */
+static bool parse_enter(bool port) {
+    struct etf_writer *w = &term.w;
+    if (port) {
+        etf_put_atom(w, "target"), etf_put_integer(w, getpid());
+    } else {
+        etf_put_atom(w, "fds"), put_list(w, 1), etf_put_atom(w, "target"), put_nil(w);
+    }
+    return parse(port ? 0 : 1, port);
+}
+
+static void enter_joins_all_by_default(void) {
     for (int port = 0; port <= 1; port++) {
-        struct etf_writer *w = term_begin(&term);
-        etf_put_tuple(w, 2);
-        etf_put_atom(w, "enter");
-        put_map(w, 2);
-        put_argv(w);
-        etf_put_atom(w, "target");
-        etf_put_integer(w, 1);
-        CHECK(!accepted(port));
+        (void)begin_enter(2);
+        CHECK(parse_enter(port));
+        CHECK(q.enters && q.joins_all && q.joins == 0 && q.namespaces == 0);
+        CHECK_INT(q.target_error, 0);
+        CHECK_INT(q.fd_count, port ? 4 : 1);
+        CHECK(request_fd(&q, FD_TARGET) >= 0 && fcntl(request_fd(&q, FD_TARGET), F_GETFD) == FD_CLOEXEC);
+        CHECK_INT(request_fd(&q, FD_CGROUP), -1);
+        CHECK_INT(request_fd(&q, FD_CWD), -1);
+        done();
+    }
+}
+
+static void enter_joins_what_it_is_told(void) {
+    for (int port = 0; port <= 1; port++)
+        for (int count = -1; count <= 2; count++) { /* -1: `all` */
+            struct etf_writer *w = begin_enter(3);
+            etf_put_atom(w, "namespaces");
+            if (count < 0)
+                etf_put_atom(w, "all");
+            if (count > 0)
+                put_list(w, (uint32_t)count), etf_put_atom(w, "net");
+            if (count > 1)
+                etf_put_binary(w, "time");
+            if (count >= 0)
+                put_nil(w);
+            CHECK(parse_enter(port));
+            CHECK(q.enters && q.joins_all == (count < 0) && q.namespaces == 0);
+            CHECK(q.joins == (count == 2 ? CLONE_NEWNET | 0x80 : count == 1 ? CLONE_NEWNET : 0));
+            done();
+        }
+}
+
+static void spawn_joins_nothing(void) {
+    for (int port = 0; port <= 1; port++) {
+        put_argv(begin(1));
+        CHECK(parse(0, port));
+        CHECK(!q.enters && !q.joins_all && q.joins == 0 && q.target_error == 0);
+        CHECK_INT(request_fd(&q, FD_TARGET), -1);
+        done();
+        REFUSED("namespaces", "\x77\x03" "all", port);
+    }
+}
+
+static void a_target_and_entering_go_together(void) {
+    (void)begin_enter(1); /* nobody */
+    CHECK(!accepted(false));
+    (void)begin_enter(1);
+    CHECK(!accepted(true));
+    put_argv(begin(2)); /* a spawn with one */
+    CHECK(!parse_enter(false));
+    done();
+    put_argv(begin(2));
+    CHECK(!parse_enter(true));
+    done();
+    struct etf_writer *w = begin_enter(2); /* a session names it by an fd only */
+    etf_put_atom(w, "target"), etf_put_integer(w, getpid());
+    CHECK(!accepted(false));
+    w = begin_enter(2); /* and a port has no fds */
+    etf_put_atom(w, "fds"), put_list(w, 1), etf_put_atom(w, "target"), put_nil(w);
+    CHECK(!parse(1, true));
+    done();
+}
+
+static void a_cgroup_beside_the_target(void) {
+    struct etf_writer *w = begin_enter(2);
+    etf_put_atom(w, "fds"), put_list(w, 4);
+    etf_put_integer(w, 1), etf_put_atom(w, "target"), etf_put_atom(w, "cwd"), etf_put_atom(w, "cgroup"), put_nil(w);
+    CHECK(parse(4, false));
+    int cgroup = request_fd(&q, FD_CGROUP), target = request_fd(&q, FD_TARGET), cwd = request_fd(&q, FD_CWD);
+    CHECK(cgroup >= 0 && target >= 0 && cwd >= 0 && cgroup != target && target != cwd && cgroup != cwd);
+    CHECK_INT(q.fds[0].target, 1);
+    done();
+    static const char *const twice[] = {"target", "cgroup"};
+    for (size_t i = 0; i < COUNT_OF(twice); i++) {
+        w = begin_enter(2);
+        etf_put_atom(w, "fds"), put_list(w, 3);
+        etf_put_atom(w, "target"), etf_put_atom(w, twice[i]), etf_put_atom(w, twice[i]), put_nil(w);
+        CHECK(!parse(3, false));
+        done();
+    }
+}
+
+static void a_ports_target(void) {
+    static const struct {
+        int64_t pid;
+        bool ok;
+        int error;
+    } cases[] = {{1, true, 0}, {99999999, true, ENOENT}, {INT32_MAX, true, ENOENT}, {0, false, 0}, {-1, false, 0},
+                 {INT64_C(1) << 31, false, 0}, {(INT64_C(1) << 32) + 1, false, 0}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct etf_writer *w = begin_enter(2);
+        etf_put_atom(w, "target"), etf_put_integer(w, cases[i].pid);
+        CHECK(parse(0, true) == cases[i].ok);
+        CHECK_INT(q.target_error, cases[i].error);
+        CHECK(!cases[i].ok || (request_fd(&q, FD_TARGET) >= 0) == (cases[i].error == 0));
+        done();
+        for (int twice = 0; twice < 2 && cases[i].ok; twice++) {
+            w = begin_enter(3);
+            etf_put_atom(w, "target"), etf_put_integer(w, twice ? cases[i].pid : 1);
+            etf_put_atom(w, "target"), etf_put_integer(w, twice ? 1 : cases[i].pid);
+            CHECK(!accepted(true));
+        }
     }
 }
 
@@ -614,7 +728,12 @@ int main(void) {
     RUN(an_empty_env_is_no_inherited_one);
     RUN(namespaces);
     RUN(no_requests);
-    RUN(enter_has_no_room_yet);
+    RUN(enter_joins_all_by_default);
+    RUN(enter_joins_what_it_is_told);
+    RUN(spawn_joins_nothing);
+    RUN(a_target_and_entering_go_together);
+    RUN(a_cgroup_beside_the_target);
+    RUN(a_ports_target);
     RUN(bad_argvs);
     RUN(bad_values);
     RUN(what_follows_the_term);

@@ -27,7 +27,7 @@ EXPECTED = """
 {no_such_directory,[{status,spawned,host},{status,ready,host},{error,2,chdir},{exit_status,0}]}.
 {no_argv,[{error,22,request},{exit_status,0}]}.
 {bad_namespace,[{error,22,request},{exit_status,0}]}.
-{no_such_target,[{error,22,request},{exit_status,0}]}.
+{no_such_target,[{error,2,open_ns_user},{exit_status,0}]}.
 {environment,[{status,spawned,host},{status,ready,host},{status,running},{status,exited,0},{exit_status,0}]}.
 {environment_map,[{status,spawned,host},{status,ready,host},{status,running},{status,exited,0},{exit_status,0}]}.
 {unknown_keys,[{status,spawned,host},{status,ready,host},{status,running},{status,exited,0},{exit_status,0}]}.
