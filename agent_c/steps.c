@@ -121,7 +121,7 @@ static long step_name_terminal(const struct step *s, struct step_room *room) {
             (void)RAW1(close, file);
     }
     long result = RAW5(move_mount, room->terminal, "", AT_FDCWD, "/dev/console", MOVE_FROM_FD);
-    return result == -ENOENT || result == -ENOTDIR ? 0 : result;
+    return result < 0 && result != -ENOMEM && result != -ENOSPC ? 0 : result; /* it is a name, and no more */
 }
 
 const struct step_kind step_kinds[] = {

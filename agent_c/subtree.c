@@ -9,14 +9,12 @@
 
 #include "raw.h"
 
-static int open_children(void) {
-    char path[64];
-    (void)snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
-    return open(path, O_RDONLY | O_CLOEXEC);
+static int open_children(int proc) {
+    return openat(proc, proc == AT_FDCWD ? "/proc/thread-self/children" : "thread-self/children", O_RDONLY | O_CLOEXEC);
 }
 
 bool subtree_supported(void) {
-    OWN_FD int fd = open_children();
+    OWN_FD int fd = open_children(AT_FDCWD);
     return fd >= 0;
 }
 
@@ -62,7 +60,11 @@ static void kill_one(pid_t pid, void *context) {
 }
 
 int subtree_kill(bool (*spare)(pid_t pid, void *context), void *context, int *dead) {
-    OWN_FD int fd = open_children();
+    return subtree_kill_in(AT_FDCWD, spare, context, dead);
+}
+
+int subtree_kill_in(int proc, bool (*spare)(pid_t pid, void *context), void *context, int *dead) {
+    OWN_FD int fd = open_children(proc);
     struct round r = {.spare = spare, .context = context};
     bool read = fd >= 0 && subtree_visit(fd, kill_one, &r);
     *dead = r.dead;
@@ -95,7 +97,7 @@ bool subtree_stat(int proc, pid_t pid, struct process_stat *stat) {
 }
 
 struct below {
-    pid_t reaper;
+    pid_t reaper, last;
     int alive;
 };
 
@@ -106,18 +108,29 @@ static void kill_one_below(pid_t pid, void *context) {
     char path[32];
     (void)snprintf(path, sizeof path, "/proc/%d", (int)pid);
     OWN_FD int process = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (process < 0 || !stat_at(process, "stat", &stat) || stat.parent != b->reaper || stat.state == 'Z' || stat.state == 'X')
+    bool known = process >= 0 && stat_at(process, "stat", &stat) && stat.parent == b->reaper;
+    b->last = pid;
+    if (known && (stat.state == 'Z' || stat.state == 'X'))
         return;
-    b->alive++;
-    (void)RAW4(pidfd_send_signal, process, SIGKILL, NULL, 0);
+    b->alive++; /* also who has gone meanwhile: it may have left a child that is not in the list */
+    if (known)
+        (void)RAW4(pidfd_send_signal, process, SIGKILL, NULL, 0);
 }
 
+static void note_last(pid_t pid, void *context) { *(pid_t *)context = pid; }
+
+/* Orphans are appended to the list: it is believed that all were dead only if nobody has come since it was read. */
 int subtree_kill_below(pid_t reaper) {
-    struct below b = {reaper, 0};
+    struct below b = {.reaper = reaper};
+    pid_t last = 0;
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)reaper, (int)reaper);
     OWN_FD int fd = open(path, O_RDONLY | O_CLOEXEC);
-    return fd >= 0 && subtree_visit(fd, kill_one_below, &b) ? b.alive : -1;
+    if (fd < 0 || !subtree_visit(fd, kill_one_below, &b))
+        return -1;
+    if (b.alive == 0 && (lseek(fd, 0, SEEK_SET) < 0 || !subtree_visit(fd, note_last, &last) || (last > 0 && last != b.last)))
+        return 1;
+    return b.alive;
 }
 
 bool subtree_is_nested(pid_t pid) {

@@ -15,6 +15,8 @@
 
 /* One round: SIGKILLs every direct child that lives and for which `spare` (NULL: none) is not true. `*dead` counts those
  * not spared that are zombies. Returns how many were alive, or -1 if /proc cannot be read. */
+/* `proc` is as with subtree_stat. */
+int subtree_kill_in(int proc, bool (*spare)(pid_t pid, void *context), void *context, int *dead);
 int subtree_kill(bool (*spare)(pid_t pid, void *context), void *context, int *dead);
 
 /* Is this child a zombie? */

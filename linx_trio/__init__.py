@@ -2,7 +2,19 @@
 
 from linx_trio import tty
 from linx_trio._events import Aborted, Event, Exited, Failed, Info, Outcome, Ready, Running, Signaled, Usage
-from linx_trio._options import DEVNULL, INHERIT, LINGER, PIPE, PTY, STDOUT, ConnectUnix, Kill, Namespace, Pty
+from linx_trio._options import (
+    DEVNULL,
+    INHERIT,
+    LINGER,
+    PIPE,
+    PTY,
+    STDOUT,
+    ConnectUnix,
+    Kill,
+    Namespace,
+    Pty,
+    WindowSize,
+)
 from linx_trio._pty import PtyStream
 from linx_trio._run import Completed, enter, run, run_sync, spawn
 from linx_trio._session import Session
@@ -57,6 +69,7 @@ __all__ = [
     "Signaled",
     "StateError",
     "Usage",
+    "WindowSize",
     "Workload",
     "__version__",
     "enter",

@@ -17,7 +17,8 @@ from linx_trio.errors import AgentError
 class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
     """What `spawn` returns: ``async with`` it, once.
 
-    `quiet`: nobody looks at the session before its end. `on_cancel` is called, shielded, when entering is cancelled
+    `quiet`: nobody looks at the session before its end. `keep_streams`: a block that is left without an exception
+    leaves this side's ends of pipes and terminal open. `on_cancel` is called, shielded, when entering is cancelled
     after the request is on its way: the workload may run already, though we have not heard of it.
     """
 
@@ -28,12 +29,14 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         wait_ready: bool,
         target: Target | None = None,
         quiet: bool = False,
+        keep_streams: bool = False,
         on_cancel: Callable[[Session], Awaitable[object]] | None = None,
     ) -> None:
         self._workload = workload
         self._wait_ready = wait_ready
         self._target = target
         self._quiet = quiet
+        self._keep_streams = keep_streams
         self._on_cancel = on_cancel
         self._session: Session | None = None
 
@@ -59,14 +62,14 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         assert self._session is not None
-        await _close_after(self._session, exc)
+        await _close_after(self._session, exc, keep_streams=self._keep_streams and exc is None)
 
 
 @trio.lowlevel.enable_ki_protection
-async def _close_after(session: Session, exc: BaseException | None) -> None:
+async def _close_after(session: Session, exc: BaseException | None, *, keep_streams: bool = False) -> None:
     """`Session.close`, without hiding the exception that the block is left with."""
     try:
-        await session.close()
+        await session.close(keep_streams=keep_streams)
     except AgentError as trouble:
         if exc is None:
             raise

@@ -72,13 +72,15 @@ def as_size(rows: Any, cols: Any, xpixel: int, ypixel: int) -> WindowSize:
     """What `PtyStream.set_winsize` takes. Raises `TypeError` or `ValueError`."""
     if cols is not None:
         return WindowSize(rows, cols, xpixel, ypixel)
+    if xpixel or ypixel:
+        raise TypeError(f"the size is {rows!r} already: xpixel and ypixel belong into it")
     if isinstance(rows, WindowSize):
         return rows
-    if isinstance(rows, Mapping):
+    if isinstance(rows, Mapping) and {"rows", "cols"} <= rows.keys() <= {"rows", "cols", "xpixel", "ypixel"}:
         return WindowSize(**rows)
-    if isinstance(rows, tuple):
+    if isinstance(rows, tuple) and 2 <= len(rows) <= 4:
         return WindowSize(*rows)
-    raise TypeError(f"the size must be rows and cols, a tuple, a WindowSize or a mapping, not {rows!r}")
+    raise TypeError(f"the size must be rows and cols, a tuple, a WindowSize or a mapping of those, not {rows!r}")
 
 
 class _Exclusive:
@@ -105,6 +107,8 @@ class PtyStream(trio.abc.Stream):
     What the workload writes, and the terminal's echo of what is sent here, is received here. One task may send and one
     receive at a time (`trio.BusyResourceError`). Nothing is dropped: while nobody receives, the workload's writes wait.
     """
+
+    _fd = -1
 
     def __init__(self, master: int) -> None:
         self._fd = master
@@ -138,7 +142,7 @@ class PtyStream(trio.abc.Stream):
         """`receive_some` for the one that holds `receiving`."""
         await trio.lowlevel.checkpoint()
         while True:
-            data = self.receive_now(_RECEIVE if max_bytes is None else max_bytes)
+            data = self.receive_now(_RECEIVE if max_bytes is None else min(max_bytes, _RECEIVE))
             if data is not None:
                 return data
             await trio.lowlevel.wait_readable(self._fd)
@@ -264,6 +268,10 @@ class PtyStream(trio.abc.Stream):
         with contextlib.suppress(RuntimeError):  # outside of trio.run nobody waits
             trio.lowlevel.notify_closing(fd)
         os.close(fd)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
     async def aclose(self) -> None:
         """`close`, and a checkpoint."""

@@ -161,7 +161,8 @@ async def run(
     **options: Unpack[RunOptions],
 ) -> Completed:
     """Runs a workload to its end: the shape of `trio.run_process`, also for ``await nursery.start(linx.run, argv)``,
-    which hands back the running `Session`.
+    which hands back the running `Session`; what is ``PIPE`` or a terminal then is the caller's to close, and can be
+    read to its end after the workload's.
 
     Captured output ends when the workload ends, even if something that it left behind still holds the pipe; what was
     written before is never lost. When it has ended, all that it left behind is killed and reaped.
@@ -188,7 +189,10 @@ async def run(
     out = _Collector(max_output) if capture_stdout else None
     err = _Collector(max_output) if capture_stderr else None
     on_cancel = deliver_cancel or _terminate
-    async with SessionManager(workload, wait_ready=True, quiet=not pipes_allowed, on_cancel=on_cancel) as session:
+    manager = SessionManager(
+        workload, wait_ready=True, quiet=not pipes_allowed, keep_streams=pipes_allowed, on_cancel=on_cancel
+    )
+    async with manager as session:
         task_status.started(session)
         await _attend(session, feed, out, err, on_cancel)
     completed = Completed(
@@ -298,20 +302,32 @@ async def _attend(
         await _wait(session, on_cancel)
         return
     failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        pumps = trio.CancelScope(shield=True)
-        nursery.start_soon(_pump, pumps, session, feed, out, err)
-        try:
-            await _wait(session, on_cancel)
-        except (Exception, KeyboardInterrupt) as exc:
-            failure = exc  # raised below, where no nursery wraps it
-        finally:
-            pumps.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            pumps = trio.CancelScope(shield=True)
+            nursery.start_soon(_pump, pumps, session, feed, out, err)
+            try:
+                await _wait(session, on_cancel)
+            except (Exception, KeyboardInterrupt) as exc:
+                failure = exc  # raised below, where no nursery wraps it
+            finally:
+                pumps.cancel()
+    except BaseExceptionGroup as group:
+        failure = failure or _the_interrupt(group)
     if failure is not None:
         raise failure
     for collector, stream in ((out, session.stdout), (err, session.stderr)):
         if collector is not None and stream is not None:
             collector.finish(stream)
+            stream.close()
+
+
+def _the_interrupt(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """A ^C that came while the nursery waited for its task to end, which raises nothing itself."""
+    found: BaseException = group.subgroup(KeyboardInterrupt) or group
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found
 
 
 async def _wait(session: Session, on_cancel: Callable[[Session], Awaitable[object]]) -> None:

@@ -342,7 +342,8 @@ class Session:
         _agent.check_platform()
         self._retryable = wait_ready
         with FdBag() as bag, _as_setup_error():
-            made = await _stdio.plan(self._workload, bag)
+            with _as_setup_error("stdio"):
+                made = await _stdio.plan(self._workload, bag)
             self._in_person = self._quiet and not made.ours
             self._terminal = made.terminal
             fds = [fd for fd, _ in made.fds]
@@ -574,17 +575,17 @@ class Session:
     # ---- closing --------------------------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
-    async def close(self) -> None:
+    async def close(self, *, keep_streams: bool = False) -> None:
         """Makes an end of the session; returns when nothing of it is left. Shielded, and bounded in time.
+
+        `keep_streams`: this side's ends of pipes and terminal stay open, for what is still to be read from them.
 
         Raises `AgentError` if something could not be killed even so (a process in uninterruptible sleep).
         """
         interrupts: list[KeyboardInterrupt] = []
         clean = not self._reading or self._gone.is_set() or await self._end_all(interrupts)
-        for stream in self._streams.values():
-            stream.close()
-        if self._pty is not None:
-            self._pty.close()
+        if not keep_streams:
+            self._close_streams()
         if self._channel is not None:
             self._channel.close()
         self._release_zygote()
@@ -599,6 +600,12 @@ class Session:
             )
         if interrupts:
             raise interrupts[0]
+
+    def _close_streams(self) -> None:
+        for stream in self._streams.values():
+            stream.close()
+        if self._pty is not None:
+            self._pty.close()
 
     async def _end_all(self, interrupts: list[KeyboardInterrupt]) -> bool:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
@@ -630,7 +637,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def _as_setup_error() -> Iterator[None]:
+def _as_setup_error(stage: str = "fork") -> Iterator[None]:
     """What the kernel refuses on this side, before there is an agent to say so."""
     try:
         yield
@@ -638,7 +645,7 @@ def _as_setup_error() -> Iterator[None]:
         raise
     except OSError as exc:
         number = exc.errno or errno.EIO
-        raise setup_error(number, "fork", exc.filename, hint_for("fork", number)) from None
+        raise setup_error(number, stage, exc.filename, hint_for("fork", number)) from None
 
 
 _CWD_HINT = "the caller's own directory cannot be opened: pass an absolute cwd="
@@ -648,6 +655,4 @@ def _open_cwd(bag: FdBag) -> int:
     try:
         return bag.open(".", os.O_PATH | os.O_DIRECTORY)
     except OSError as exc:
-        raise setup_error(
-            exc.errno or 0, "chdir", ".", "the caller's own directory cannot be opened: pass an absolute cwd="
-        ) from None
+        raise setup_error(exc.errno or 0, "chdir", ".", _CWD_HINT) from None

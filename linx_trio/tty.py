@@ -38,6 +38,8 @@ class Detached(Enum):
     def __repr__(self) -> str:
         return "linx.tty.DETACHED"
 
+    __str__ = __repr__
+
 
 DETACHED = Detached.DETACHED
 """What `attach` returns when the workload goes on without it."""
@@ -152,26 +154,30 @@ class _Attachment:
         self._arrived = arrived
         self._size: WindowSize | None = None
         self._scope = trio.CancelScope(shield=True)  # of all tasks but the caller's
+        self._output = trio.CancelScope()
+        self._output_over = trio.Event()
         self._over = trio.Event()
         self._failure: Exception | None = None
 
     async def run(self) -> Outcome | Detached:
         """Until the workload ends, or one of the tasks does."""
         interrupted: BaseException | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._work)
-            try:
-                await self._over.wait()
-            except (KeyboardInterrupt, trio.Cancelled) as exc:
-                interrupted = exc  # raised below, where no nursery wraps it
-            self._scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._work)
+                try:
+                    await self._over.wait()
+                except (KeyboardInterrupt, trio.Cancelled) as exc:
+                    interrupted = exc  # raised below, where no nursery wraps it
+                self._scope.cancel()
+        except BaseExceptionGroup as group:  # the tasks raise nothing: a ^C while they were ending
+            interrupted = group.exceptions[0]
         if interrupted is not None:
             raise interrupted
         if self._failure is not None and not self._closed_at_the_end():
             raise self._failure
         if self._session.state not in TERMINAL:
             return DETACHED
-        await self._show_the_rest()
         return await self._session.wait()
 
     def _closed_at_the_end(self) -> bool:
@@ -209,6 +215,9 @@ class _Attachment:
     async def _await_end(self) -> None:
         with contextlib.suppress(LinxError):  # for `run` to raise
             await self._session.wait()
+        self._output.cancel()
+        await self._output_over.wait()
+        await self._show_the_rest()
         self._over.set()
 
     async def _watch(self) -> None:
@@ -252,13 +261,16 @@ class _Attachment:
                 await trio.sleep(_TURN_SECONDS)
 
     async def _show_output(self) -> None:
-        while True:
-            data = await self._pty.receive_borrowed(_CHUNK)
-            if not data:  # nobody has the workload's terminal open; it may be opened again, by name
-                await trio.sleep(POLL_SECONDS)
-            elif not await self._show(data):
-                break
-        self._over.set()
+        with self._output:
+            while True:
+                data = await self._pty.receive_borrowed(_CHUNK)
+                if not data:  # nobody has the workload's terminal open; it may be opened again, by name
+                    await trio.sleep(POLL_SECONDS)
+                elif not await self._show(data):
+                    break
+        self._output_over.set()
+        if not self._output.cancelled_caught:
+            self._over.set()
 
     async def _show_the_rest(self) -> None:
         """What is there after the workload's end, and not what others may still write for as long as they live."""

@@ -114,6 +114,20 @@ async def test_what_never_stops_forking(kind: str) -> None:
         assert is_untouched(target)
 
 
+async def test_what_is_never_the_same_process_for_long(target: linx.Session) -> None:
+    """Each forks and ends at once, so that nobody whom one has just heard of is still there."""
+    chain = "import os\nprint(flush=True)\nfor _ in range(4): os.fork()\nwhile True:\n if os.fork(): os._exit(0)"
+    before = below()
+    async with linx.enter(target, [sys.executable, "-c", chain], stdout=linx.PIPE) as s:
+        await s.proceed()
+        await line_of(s)
+        started = time.monotonic()
+    assert below() == before
+    assert time.monotonic() - started < SOON
+    assert not children_of(target.host_pid)
+    assert is_untouched(target)
+
+
 async def test_what_an_intruder_of_its_own_leaves_does_not_hold_it_back(target: linx.Session) -> None:
     """A workload outside of a PID namespace sends a child into one, and that one's parent is killed. The orphan is the
     monitor's, and is no reaper: nobody waits for it to clear up.

@@ -221,7 +221,7 @@ WRONG_SIZES: list[tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] 
     ((None, 80), {}, TypeError, "rows.*None"),
     (([24, 80],), {}, TypeError, r"\[24, 80\]"),
     (("24x80",), {}, TypeError, "24x80"),
-    (((24, 80, 0, 0, 0),), {}, TypeError, "positional"),
+    (((24, 80, 0, 0, 0),), {}, TypeError, "rows and cols"),
     (((24,),), {}, TypeError, "cols"),
     (({"rows": 24},), {}, TypeError, "cols"),
     (({"rows": 24, "cols": 80, "depth": 1},), {}, TypeError, "depth"),

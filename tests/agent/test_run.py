@@ -20,7 +20,7 @@ import trio
 
 import linx_trio as linx
 from tests.agent.probes import opened
-from tests.support import DEADLINE, eventually_async, exists
+from tests.support import DEADLINE, eventually_async, exists, stat_of
 
 LARGE = 10 << 20
 
@@ -471,3 +471,39 @@ def test_ctrl_c_ends_run_sync(tmp_path: Path) -> None:
             assert not exists(int(ready.read_text()))
 
     trio.run(main)
+
+
+@pytest.mark.parametrize("options", [{"stdout": linx.PIPE}, {"stdio": linx.PTY}], ids=["pipe", "terminal"])
+async def test_what_is_handed_back_can_be_read_after_the_end(options: dict[str, Any]) -> None:
+    async with trio.open_nursery() as nursery:
+        s: linx.Session = await nursery.start(
+            lambda task_status: linx.run(["sh", "-c", "echo last words"], task_status=task_status, **options)
+        )
+    assert s.outcome == linx.Exited(0)
+    stream = s.pty if "stdio" in options else s.stdout
+    assert stream is not None
+    async with stream:
+        said = b""
+        while some := await stream.receive_some():
+            said += some
+    assert said.replace(b"\r", b"") == b"last words\n"
+
+
+async def test_what_is_handed_back_is_closed_when_it_fails() -> None:
+    handed: list[linx.Session] = []
+
+    async def lose_the_agent() -> None:
+        async with trio.open_nursery() as nursery:
+            session = await nursery.start(
+                lambda task_status: linx.run(["sleep", "100"], stdout=linx.PIPE, task_status=task_status)
+            )
+            handed.append(session)
+            stat = stat_of(session.host_pid)
+            assert stat is not None
+            os.kill(int(stat[1]), signal.SIGKILL)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await lose_the_agent()
+    assert caught.group_contains(linx.AgentDied)
+    assert handed[0].stdout is not None
+    assert handed[0].stdout.fileno() < 0

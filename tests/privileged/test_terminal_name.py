@@ -63,8 +63,9 @@ async def test_with_a_dev_of_its_own_the_name_is_made_there() -> None:
     [
         ("mount -t tmpfs -o mode=755 tmpfs /dev && umount /dev/pts 2>/dev/null; true", b"/dev/console\r\n"),
         ("mount --bind /proc/sys /dev", None),
+        ("mount -t tmpfs -o mode=755 tmpfs /dev && mkdir /dev/console", None),
     ],
-    ids=["no /dev/pts", "nothing can be made in /dev"],
+    ids=["no /dev/pts", "nothing can be made in /dev", "a directory"],
 )
 async def test_other_devs(command: str, says: bytes | None) -> None:
     """Where the terminal cannot be named the workload has it all the same."""
