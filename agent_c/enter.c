@@ -112,6 +112,7 @@ static void introduce(int control, int reaper_end) {
     OWN_FD int reaper = reaper_end;
     OWN_FD int self = (int)RAW2(pidfd_open, RAW0(getpid), 0);
     struct child_message news = {CHILD_ADOPTED, 0, 0, (int32_t)RAW0(getpid)};
+    (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0); /* like every other parked child; our forker was a reaper by name already */
     OWN_FD int init = (int)RAW2(pidfd_open, 1, 0); /* not there: everything here ends just now */
     if (self < 0 || init < 0)
         child_refuse(control, self < 0 ? -self : -init, STAGE_clone, -1);
@@ -122,6 +123,7 @@ static void introduce(int control, int reaper_end) {
 /* In the outer reaper-to-be, the first one inside the PID namespace. Returns in the inner one. */
 static void start_inner_reaper(const struct joining *j) {
     int pidfd = -1;
+    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
         child_refuse(j->control, errno, STAGE_fork, -1);
     pid_t pid = clone_plainly(CLONE_PIDFD, SIGCHLD, &pidfd);

@@ -138,7 +138,6 @@ _Noreturn void reaper_run(int control, int proc, pid_t workload, int pidfd) {
     r.own_proc = open_own_proc();
     r.told = r.released = control < 0;
     int signals = open_signals(), pause = ROUND_MS;
-    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0);
     for (;;) {
         int alive = r.killing ? kill_round(&r) : 0;
         if (alive < 0)
