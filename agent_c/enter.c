@@ -19,11 +19,8 @@
 #include "enter.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -120,36 +117,30 @@ static void introduce(int control, int reaper_end) {
         child_refuse(control, errno, STAGE_clone, -1);
 }
 
-/* In the outer reaper-to-be, the first one inside the PID namespace. Returns in the inner one. */
-static void start_inner_reaper(const struct joining *j) {
+/* Clones; the parent is a reaper from then on, with `line` to the monitor (-1: the outer one has none). Returns in the child. */
+static void reap_for(const struct joining *j, int line) {
     int pidfd = -1;
-    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
         child_refuse(j->control, errno, STAGE_fork, -1);
     pid_t pid = clone_plainly(CLONE_PIDFD, SIGCHLD, &pidfd);
     if (pid < 0)
         child_refuse(j->control, -pid, STAGE_clone, -1);
-    if (pid > 0) {
-        int kept[] = {j->proc, pidfd};
-        child_close_others(kept, COUNT_OF(kept));
-        reaper_run(-1, j->proc, pid, pidfd);
-    }
-    (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
+    if (pid == 0)
+        return;
+    int kept[] = {line, j->proc, pidfd};
+    child_close_others(kept, COUNT_OF(kept));
+    reaper_run(line, j->proc, pid, pidfd);
 }
 
-/* In the inner one. Returns in the workload. */
+/* Inside the PID namespace: both reapers, and below them the workload, in which it returns. */
 static void start_workload(const struct joining *j) {
-    int pair[2], pidfd = -1;
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0 || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+    int pair[2];
+    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
+    reap_for(j, -1);
+    (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         child_refuse(j->control, errno, STAGE_fork, -1);
-    pid_t pid = clone_plainly(CLONE_PIDFD, SIGCHLD, &pidfd);
-    if (pid < 0)
-        child_refuse(j->control, -pid, STAGE_clone, -1);
-    if (pid > 0) {
-        int kept[] = {pair[0], j->proc, pidfd};
-        child_close_others(kept, COUNT_OF(kept));
-        reaper_run(pair[0], j->proc, pid, pidfd);
-    }
+    reap_for(j, pair[0]);
     (void)close(pair[0]);
     introduce(j->control, pair[1]);
 }
@@ -171,7 +162,6 @@ void enter_namespaces(const struct request *request, int control) {
             child_say(control, &news);
             child_leave();
         }
-        start_inner_reaper(&j);
         start_workload(&j);
     } else {
         child_say(control, &news);

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/syscall.h>
 
 #include "frame.h"
@@ -42,10 +41,7 @@ static int take_signals(void) {
     for (int number = 1; number <= 64; number++)
         (void)RAW4(rt_sigaction, number, default_action, NULL, sizeof all);
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+    return subtree_watch();
 }
 
 /* The zygote holds nothing of its starter's: no fd but `control`, no terminal's foreground, no directory. Its limit of open

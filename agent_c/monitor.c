@@ -20,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -36,8 +35,6 @@ enum wish { WISH_NOTHING, WISH_PROCEED, WISH_ABORT }; /* said before the checkpo
 
 enum {
     HOLD_US = 3000,       /* the first events travel together if they are that close: one wake-up for all */
-    ROUND_MS = 1,         /* pause between killing rounds, at first … */
-    ROUND_LIMIT_MS = 64,  /* … and when something cannot die (uninterruptible sleep) */
     EXIT_LOST = 70,       /* told to Python by the zygote */
     REAPER_US = 2000000,  /* how long a reaper may take to clear up before we do its work, and then kill it too */
 };
@@ -55,6 +52,7 @@ struct monitor {
     pid_t starter;        /* whom we have cloned: the leader, or who brings it into other namespaces */
     int starter_pidfd;
     pid_t reaper;         /* the leader's parent, where that is not us */
+    pid_t early;          /* a reaper that we have reaped before the starter could say which it is */
     int reaper_control, leader_pidfd; /* with a reaper */
     int init_pidfd;                   /* that of its PID namespace */
     bool cleared;         /* nothing lives below the reaper any more */
@@ -335,7 +333,12 @@ static void hear_reaper(struct monitor *m) {
  * process until the last one is reaped, the reaper among them. */
 static bool namespace_ends(const struct monitor *m) {
     struct process_stat stat;
-    pid_t init = m->init_pidfd >= 0 ? pid_of_pidfd(AT_FDCWD, m->init_pidfd) : 0;
+    struct pollfd ended = {m->init_pidfd, POLLIN, 0};
+    if (m->init_pidfd < 0)
+        return false;
+    if (poll(&ended, 1, 0) == 1)
+        return true;
+    pid_t init = pid_of_pidfd(AT_FDCWD, m->init_pidfd);
     return init > 0 && subtree_stat(AT_FDCWD, init, &stat) && stat.exiting;
 }
 
@@ -360,21 +363,28 @@ static void reaper_ended(struct monitor *m, bool all, const struct rusage *usage
     kill_all(m); /* the inner one hears of it, if it is the one who lives */
 }
 
-/* Reaps a child that is dead. What the leader said last is heard, and /proc asked about it, while it is still a zombie. */
+/* Reaps a child that is dead. What the leader said last is heard, and /proc asked about it, while it is still a zombie. The
+ * reaper may be dead before the starter has come to say which it is: that is its end too, when the starter has ended. */
 static void reap_one(struct monitor *m, pid_t pid, bool exited) {
     int status;
     struct rusage usage;
-    bool all = pid == m->reaper && (m->cleared || namespace_ends(m));
-    if (pid == m->leader || pid == m->starter)
+    bool stranger = m->enters && m->reaper == 0 && pid != m->leader && pid != m->starter;
+    if (pid == m->leader || pid == m->starter || stranger)
         hear_child(m, exited && pid == m->leader ? YES : ASK_PROC);
+    bool all = pid == m->reaper && (m->cleared || namespace_ends(m));
     if (wait4(pid, &status, __WALL, &usage) != pid)
         return;
     if (pid == m->leader || (pid == m->starter && m->reaper == 0 && m->phase != ENDED))
         leader_ended(m, status, &usage);
     else if (pid == m->reaper)
         reaper_ended(m, all, &usage);
-    if (pid == m->starter)
+    if (stranger && m->reaper == 0)
+        m->early = pid;
+    if (pid == m->starter) {
         m->starter = 0;
+        if (m->reaper > 0 && m->reaper == m->early)
+            reaper_ended(m, namespace_ends(m), &usage);
+    }
 }
 
 static void reap_all(struct monitor *m) {
@@ -612,11 +622,6 @@ static int poll_timeout(struct monitor *m) {
     return m->kill_at > 0 ? until(m->kill_at) : -1;
 }
 
-static void drain_signals(int signals) {
-    struct signalfd_siginfo info;
-    (void)!read(signals, &info, sizeof info); /* SIGCHLD is one, however many have died */
-}
-
 int monitor_run(int in, int out, int signals, bool port) {
     static uint8_t buffer[INBOX_SIZE];
     struct monitor m = {.in = {.fd = in, .is_socket = !port, .data = buffer, .size = sizeof buffer},
@@ -652,7 +657,7 @@ int monitor_run(int in, int out, int signals, bool port) {
         if (fds[4].revents)
             hear_reaper(&m);
         if (fds[1].revents) {
-            drain_signals(m.signals);
+            subtree_drain(m.signals);
             if (!m.killing)
                 reap_all(&m);
         }

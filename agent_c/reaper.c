@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,8 +19,6 @@
 #define SYS_fsconfig 431
 #define SYS_fsmount 432
 #endif
-
-enum { ROUND_MS = 1, ROUND_LIMIT_MS = 64 };
 
 struct reaper {
     int control, proc;
@@ -126,18 +123,11 @@ static void hear_monitor(struct reaper *r) {
     r->killing |= got != 1;
 }
 
-static int open_signals(void) {
-    sigset_t child;
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
-}
-
 _Noreturn void reaper_run(int control, int proc, pid_t workload, int pidfd) {
     struct reaper r = {.control = control, .proc = proc, .workload = workload, .outside = pid_of_pidfd(proc, pidfd)};
     r.own_proc = open_own_proc();
     r.told = r.released = control < 0;
-    int signals = open_signals(), pause = ROUND_MS;
+    int signals = subtree_watch(), pause = ROUND_MS;
     for (;;) {
         int alive = r.killing ? kill_round(&r) : 0;
         if (alive < 0)
@@ -150,8 +140,7 @@ _Noreturn void reaper_run(int control, int proc, pid_t workload, int pidfd) {
         (void)poll(fds, COUNT_OF(fds), r.killing || signals < 0 ? pause : -1);
         if (r.killing && pause < ROUND_LIMIT_MS)
             pause *= 2;
-        struct signalfd_siginfo info;
-        (void)!read(signals, &info, sizeof info);
+        subtree_drain(signals);
         if (fds[0].revents)
             hear_monitor(&r);
     }

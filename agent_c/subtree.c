@@ -5,12 +5,25 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 
 #include "raw.h"
 
 static int open_children(int proc) {
     return openat(proc, proc == AT_FDCWD ? "/proc/thread-self/children" : "thread-self/children", O_RDONLY | O_CLOEXEC);
+}
+
+int subtree_watch(void) {
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    return signalfd(-1, &child, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+void subtree_drain(int signals) {
+    struct signalfd_siginfo info;
+    (void)!read(signals, &info, sizeof info);
 }
 
 bool subtree_supported(void) {

@@ -13,6 +13,15 @@
 
 #include "util.h"
 
+enum {
+    ROUND_MS = 1,        /* pause between killing rounds, at first … */
+    ROUND_LIMIT_MS = 64, /* … and when something cannot die (uninterruptible sleep) */
+};
+
+/* A signalfd(2) that says when a child has died, where SIGCHLD is blocked; and its being read. One signal may stand for many. */
+int subtree_watch(void);
+void subtree_drain(int signals);
+
 /* One round: SIGKILLs every direct child that lives and for which `spare` (NULL: none) is not true. `*dead` counts those
  * not spared that are zombies. Returns how many were alive, or -1 if /proc cannot be read. */
 /* `proc` is as with subtree_stat. */

@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/wait.h>
 
 #include "frame.h"
@@ -213,8 +212,7 @@ int zygote_run(int control, int signals) {
         if (poll(fds, COUNT_OF(fds), z.lost > 0 ? 1 : -1) < 0)
             continue;
         if (fds[1].revents) {
-            struct signalfd_siginfo info;
-            (void)!read(z.signals, &info, sizeof info); /* SIGCHLD is one, however many have died */
+            subtree_drain(z.signals);
             if (z.lost == 0) /* else clear_lost decides when the dead may go */
                 reap_all(&z);
         }

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from linx_trio import _cgroups
 from linx_trio._checks import CHECKS
@@ -21,19 +21,6 @@ from linx_trio.errors import NoProcess, NotReady, setup_error
 
 FILES = {name: "mnt" if name == "mount" else name for name in m.NAMESPACES}
 """The names of the kinds below ``/proc/<pid>/ns``."""
-
-
-class HasPidfd(Protocol):
-    """A `Session`, which this module cannot import."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def host_pid(self) -> int: ...
-    @property
-    def pidfd(self) -> Any: ...
-    @property
-    def outcome(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
