@@ -9,26 +9,29 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include "enter.h"
+#include "namespaces.h"
+#include "privileges.h"
 #include "raw.h"
+#include "reaper.h"
 
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x00001000
-#endif
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x00000080
 #endif
 #ifndef CLONE_INTO_CGROUP
 #define CLONE_INTO_CGROUP 0x200000000ULL
 #endif
 
 _Noreturn void child_leave(void) {
-    for (;;)
-        (void)RAW1(exit_group, 127);
+    (void)RAW1(exit_group, 127);
+    for (;;) /* a filter refuses that */
+        __builtin_trap();
 }
 
 void child_say(int control, const struct child_message *message) {
@@ -46,18 +49,18 @@ _Noreturn void child_refuse(int control, long error, enum stage stage, int index
     child_leave();
 }
 
-int child_tell_with_fds(int control, const struct child_message *message, const int fds[ADOPTION_FDS]) {
+int child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count) {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(ADOPTION_FDS * sizeof(int))];
     } room = {0};
     struct iovec iov = {(void *)(uintptr_t)message, sizeof *message};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = sizeof room};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = CMSG_SPACE(count * sizeof *fds)};
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(ADOPTION_FDS * sizeof *fds);
-    memcpy(CMSG_DATA(c), fds, ADOPTION_FDS * sizeof *fds);
+    c->cmsg_len = CMSG_LEN(count * sizeof *fds);
+    memcpy(CMSG_DATA(c), fds, count * sizeof *fds);
     return (int)sendmsg(control, &msg, MSG_NOSIGNAL);
 }
 
@@ -144,18 +147,50 @@ static int place_fds(const struct request *q, int control) {
 
 /* ---- steps and the checkpoint -------------------------------------------------------------------------------- */
 
-static size_t run_steps(const struct request *q, size_t from, struct step_room *room, int control) {
-    size_t i = from;
-    for (; i < q->step_count && q->steps[i].kind != NULL; i++) {
-        const struct step *step = &q->steps[i];
+/* Up to the checkpoint or the end, or up to the first that is refused: its result, and its index. */
+static long run_steps(const struct request *q, size_t *i, struct step_room *room, int control) {
+    for (; *i < q->step_count && q->steps[*i].kind != NULL; (*i)++) {
+        const struct step *step = &q->steps[*i];
         long result = step->kind->run(step, room);
-        if (result >= 0)
-            continue;
-        if (!step->optional)
-            child_refuse(control, -result, step->kind->stage, (int)i);
-        tell(control, CHILD_DEGRADED, -result, step->kind->stage, (int)i);
+        if (result < 0 && !step->optional)
+            return result;
+        if (result < 0)
+            tell(control, CHILD_DEGRADED, -result, step->kind->stage, (int)*i);
     }
-    return i;
+    return 0;
+}
+
+static void run_own_steps(const struct request *q, size_t from, struct step_room *room, int control) {
+    size_t i = from;
+    long result = run_steps(q, &i, room, control);
+    if (result < 0)
+        child_refuse(control, -result, q->steps[i].kind->stage, (int)i);
+}
+
+/* A batch that came later. Only a child with memory of its own gets one: it allocates. What is kept of it (the filter) lives
+ * in its arena, which is therefore never freed. */
+static void run_batch(int file, struct step_room *room, int control) {
+    struct request batch;
+    struct stat status;
+    size_t i = 0;
+    OWN_FD int fd = file;
+    uint8_t *payload = fstat(fd, &status) == 0 ? malloc((size_t)status.st_size + 1) : NULL;
+    ssize_t got = payload != NULL ? pread(fd, payload, (size_t)status.st_size, 0) : -1;
+    close_fd(&fd);
+    if (got < 0 || !request_parse_steps(&batch, (struct etf_slice){payload, (size_t)got})) {
+        tell(control, CHILD_REMAINS, got < 0 ? ENOMEM : EINVAL, STAGE_request, -1);
+        return;
+    }
+    long result = run_steps(&batch, &i, room, control);
+    OWN_FD int opened = steal_fd(&room->opened);
+    if (result >= 0 && opened >= 0) {
+        struct child_message news = {CHILD_OPENED, 0, 0, -1};
+        (void)child_tell_with_fds(control, &news, &opened, 1);
+    }
+    if (result < 0)
+        tell(control, CHILD_REMAINS, -result, batch.steps[i].kind->stage, (int)i);
+    else
+        tell(control, CHILD_DONE, 0, STAGE_request, -1);
 }
 
 static size_t checkpoint_index(const struct request *q) {
@@ -165,15 +200,29 @@ static size_t checkpoint_index(const struct request *q) {
     return q->step_count;
 }
 
-/* One byte is the permission to go on; end of file says that the session was aborted, or that the monitor is dead. */
-static void park(int control) {
-    char permission;
-    long got;
-    do
-        got = RAW5(recvfrom, control, &permission, 1, 0, NULL);
-    while (got == -EINTR);
-    if (got != 1)
-        child_leave();
+/* Waits for the permission to go on, and takes steps meanwhile; end of file says that the session was aborted, or that the
+ * monitor is dead. */
+static void park(int control, struct step_room *room) {
+    for (;;) {
+        union {
+            struct cmsghdr header;
+            char space[CMSG_SPACE(sizeof(int))];
+        } with;
+        char what = 0;
+        int fd = -1;
+        struct iovec iov = {&what, 1};
+        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &with, .msg_controllen = sizeof with};
+        long got = RAW3(recvmsg, control, &msg, MSG_CMSG_CLOEXEC);
+        if (got == -EINTR)
+            continue;
+        if (got == 1 && what == CHILD_GO)
+            return;
+        struct cmsghdr *c = got == 1 ? CMSG_FIRSTHDR(&msg) : NULL;
+        if (what != CHILD_STEPS || c == NULL)
+            child_leave();
+        memcpy(&fd, CMSG_DATA(c), sizeof fd);
+        run_batch(fd, room, control);
+    }
 }
 
 /* ---- execve -------------------------------------------------------------------------------------------------- */
@@ -220,20 +269,33 @@ static _Noreturn void execute(const struct request *q, int control) {
     child_refuse(control, error, STAGE_execve, -1);
 }
 
-/* A starter that is on its way into other namespaces holds nothing that is not the workload's. */
-static void enter(const struct request *q, int control) {
+/* A starter that is on its way into other namespaces, or to be pid 1, holds nothing that is not the workload's. */
+static void hold_only_the_workloads(const struct request *q, int control) {
     int kept[FDS_LIMIT + 1] = {control};
     size_t count = 1;
     for (size_t i = 0; i < q->fd_count; i++)
         kept[count++] = q->fds[i].source;
     child_close_others(kept, count);
-    enter_namespaces(q, control);
+}
+
+/* We are pid 1 of the fresh namespace: the workload is below us. */
+static void be_init(int control) {
+    struct child_message news = {CHILD_STEPPED_ASIDE, 0, 0, 0};
+    OWN_FD int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc < 0)
+        child_refuse(control, errno, STAGE_fork, -1);
+    child_say(control, &news);
+    reaper_start(control, proc, true);
 }
 
 static _Noreturn void child_main(const struct request *q, int control) {
     uint64_t none = 0;
+    if (q->enters || q->init)
+        hold_only_the_workloads(q, control);
     if (q->enters)
-        enter(q, control);
+        enter_namespaces(q, control);
+    else if (q->init)
+        be_init(control);
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     /* Its own process group in any case: `kill 0` in a script reaches that workload only. */
     long result = q->new_session ? RAW0(setsid) : RAW2(setpgid, 0, 0);
@@ -243,13 +305,16 @@ static _Noreturn void child_main(const struct request *q, int control) {
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
-    struct step_room room = {.terminal = -1};
+    struct step_room room = {.terminal = -1, .root = -1, .opened = -1};
     if (early)
-        (void)run_steps(q, 0, &room, control);
+        run_own_steps(q, 0, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);
-    park(control);
-    (void)run_steps(q, early ? checkpoint + 1 : 0, &room, control);
+    park(control, &room);
+    run_own_steps(q, early ? checkpoint + 1 : 0, &room, control);
     die_with_monitor(control);
+    result = privileges_install_filters(&room);
+    if (result < 0)
+        child_refuse(control, -result, STAGE_seccomp_install, -1);
     execute(q, control);
 }
 
@@ -271,6 +336,11 @@ static int run_child(void *argument) {
     child_main(start->request, start->control);
 }
 
+pid_t child_clone(uint64_t flags, uint64_t exit_signal, int *pidfd) {
+    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = exit_signal};
+    return (pid_t)RAW2(clone3, &args, CLONE_REQUEST_SIZE);
+}
+
 /* clone3(2) for what the older call cannot say; the child gets a copy of our memory, as with fork(2). */
 static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd) {
     int cgroup = request_fd(start->request, FD_CGROUP);
@@ -285,6 +355,13 @@ static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd)
     return (pid_t)pid;
 }
 
+static bool needs_own_memory(const struct request *q) {
+    for (size_t i = 0; i < q->step_count; i++)
+        if (step_needs_own_memory(&q->steps[i]))
+            return true;
+    return false;
+}
+
 pid_t child_start(const struct request *request, int control, int *pidfd) {
     static _Alignas(16) char stack[32768];
     static struct start start; /* outlives this call, for the child that shares it */
@@ -293,8 +370,8 @@ pid_t child_start(const struct request *request, int control, int *pidfd) {
     /* CLONE_NEWTIME lies in clone(2)'s byte for the exit signal, and takes effect only for a child with memory of its own.
      * And a child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not
      * be the monitor's as well, as they are for processes that share their memory. */
-    if (!SHARES_MEMORY || !request->auto_proceed || request->enters || (flags & CLONE_NEWTIME) ||
-        request_fd(request, FD_CGROUP) >= 0)
+    if (!SHARES_MEMORY || !request->auto_proceed || request->enters || request->init || (flags & CLONE_NEWTIME) ||
+        request_fd(request, FD_CGROUP) >= 0 || needs_own_memory(request))
         return clone_copied(&start, flags, pidfd);
     pid_t pid = clone(run_child, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), &start, pidfd);
     return pid < 0 ? -errno : pid;

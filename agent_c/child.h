@@ -10,8 +10,11 @@ enum child_news {
     CHILD_PARKED,
     CHILD_REFUSED,
     CHILD_DEGRADED,
+    CHILD_OPENED,        /* with an fd that a step of the batch has opened, for Python */
+    CHILD_DONE,          /* a batch of steps that it was told while parked */
+    CHILD_REMAINS,       /* one of such a batch was refused; it is still parked */
     CHILD_JOINED,        /* it has joined the namespaces, and is itself the workload */
-    CHILD_STEPPED_ASIDE, /* it has joined them, and ends; `index` is the pid of the reaper that it has cloned */
+    CHILD_STEPPED_ASIDE, /* there is a reaper: `index` is its pid; 0: whom the monitor has cloned is it */
     CHILD_ADOPTED,       /* the workload under a reaper: `index` is its own pid as it sees it; with its pidfd, the reaper's socket, the pidfd of the init there */
 };
 
@@ -22,6 +25,9 @@ struct child_message {
     int32_t index; /* of the step, or -1 */
 };
 
+/* What the monitor tells a parked child: one byte. CHILD_STEPS comes with an fd: a file with the batch's payload in it. */
+enum { CHILD_GO = 'g', CHILD_STEPS = 's' };
+
 /* Clones it: it runs `request`, with `control` its end of the pair, while this goes on. `request` must stay as it is until
  * the far end of the pair is closed. Returns its pid and its pidfd, or a negated errno. */
 pid_t child_start(const struct request *request, int control, int *pidfd);
@@ -29,8 +35,8 @@ pid_t child_start(const struct request *request, int control, int *pidfd);
 /* ---- inside the child ---------------------------------------------------------------------------------------- */
 
 void child_say(int control, const struct child_message *message);
-enum { ADOPTION_FDS = 3 };
-int child_tell_with_fds(int control, const struct child_message *message, const int fds[ADOPTION_FDS]);
+enum { ADOPTION_FDS = 3 }; /* the most that travel with one message */
+int child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count);
 
 /* CHILD_REFUSED, and the end of the process. `error` is an errno. */
 _Noreturn void child_refuse(int control, long error, enum stage stage, int index);
@@ -38,6 +44,9 @@ _Noreturn void child_leave(void);
 
 /* Closes all fds but these. */
 void child_close_others(const int *kept, size_t count);
+
+/* fork(2) with `flags`; the child gets a copy of our memory. Its pid, 0 in it, or a negated errno. */
+pid_t child_clone(uint64_t flags, uint64_t exit_signal, int *pidfd);
 
 /* clone3(2)'s argument as of Linux 5.7. */
 struct clone_request {

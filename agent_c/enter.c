@@ -20,9 +20,9 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/prctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include "child.h"
@@ -99,52 +99,6 @@ static bool join_all(struct joining *j) {
     return has_pid;
 }
 
-static pid_t clone_plainly(uint64_t flags, uint64_t exit_signal, int *pidfd) {
-    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = exit_signal};
-    return (pid_t)RAW2(clone3, &args, CLONE_REQUEST_SIZE);
-}
-
-/* The workload's first act inside: its pid there, its pidfd, the reaper's other end and the init's pidfd, for the monitor. */
-static void introduce(int control, int reaper_end) {
-    OWN_FD int reaper = reaper_end;
-    OWN_FD int self = (int)RAW2(pidfd_open, RAW0(getpid), 0);
-    struct child_message news = {CHILD_ADOPTED, 0, 0, (int32_t)RAW0(getpid)};
-    (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0); /* like every other parked child; our forker was a reaper by name already */
-    OWN_FD int init = (int)RAW2(pidfd_open, 1, 0); /* not there: everything here ends just now */
-    if (self < 0 || init < 0)
-        child_refuse(control, self < 0 ? -self : -init, STAGE_clone, -1);
-    if (child_tell_with_fds(control, &news, (const int[]){self, reaper, init}) < 0)
-        child_refuse(control, errno, STAGE_clone, -1);
-}
-
-/* Clones; the parent is a reaper from then on, with `line` to the monitor (-1: the outer one has none). Returns in the child. */
-static void reap_for(const struct joining *j, int line) {
-    int pidfd = -1;
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
-        child_refuse(j->control, errno, STAGE_fork, -1);
-    pid_t pid = clone_plainly(CLONE_PIDFD, SIGCHLD, &pidfd);
-    if (pid < 0)
-        child_refuse(j->control, -pid, STAGE_clone, -1);
-    if (pid == 0)
-        return;
-    int kept[] = {line, j->proc, pidfd};
-    child_close_others(kept, COUNT_OF(kept));
-    reaper_run(line, j->proc, pid, pidfd);
-}
-
-/* Inside the PID namespace: both reapers, and below them the workload, in which it returns. */
-static void start_workload(const struct joining *j) {
-    int pair[2];
-    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
-    reap_for(j, -1);
-    (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        child_refuse(j->control, errno, STAGE_fork, -1);
-    reap_for(j, pair[0]);
-    (void)close(pair[0]);
-    introduce(j->control, pair[1]);
-}
-
 void enter_namespaces(const struct request *request, int control) {
     struct joining j = {.request = request, .control = control};
     struct child_message news = {CHILD_JOINED, 0, 0, 0};
@@ -154,7 +108,7 @@ void enter_namespaces(const struct request *request, int control) {
     open_namespaces(&j);
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (join_all(&j)) {
-        pid_t reaper = clone_plainly(CLONE_PARENT, 0, NULL);
+        pid_t reaper = child_clone(CLONE_PARENT, 0, NULL);
         if (reaper < 0)
             child_refuse(control, -reaper, STAGE_clone, -1);
         if (reaper > 0) {
@@ -162,7 +116,7 @@ void enter_namespaces(const struct request *request, int control) {
             child_say(control, &news);
             child_leave();
         }
-        start_workload(&j);
+        reaper_start(control, j.proc, false);
     } else {
         child_say(control, &news);
     }

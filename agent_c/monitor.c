@@ -19,6 +19,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -59,7 +60,7 @@ struct monitor {
     bool lost;            /* somebody has killed the reaper: what was below it may have got away */
     uint8_t *kept_signals;
     size_t kept_count, kept_size;
-    bool refused, aborting, gone, childless, enters;
+    bool refused, aborting, gone, childless, may_have_reaper;
     struct child_message refusal;
     bool linger;
     bool quiet;
@@ -72,8 +73,8 @@ struct monitor {
 
 /* ---- events -------------------------------------------------------------------------------------------------- */
 
-const char *const monitor_events[] = {"spawned", "ready",    "running", "exited", "signaled", "aborted",
-                                      "error",   "degraded", "usage",   "lost",   NULL};
+const char *const monitor_events[] = {"spawned", "ready", "opened", "stepped",  "running", "exited", "signaled", "aborted",
+                                      "error",   "remains", "degraded", "usage",   "lost",   NULL};
 
 static void emit_status(struct monitor *m, const char *name, const int64_t *argument, int passenger) {
     struct etf_writer w = frame_begin(&m->out);
@@ -174,7 +175,7 @@ static void python_is_gone(struct monitor *m) {
 /* ---- the child ----------------------------------------------------------------------------------------------- */
 
 static void grant(struct monitor *m) {
-    char go = 'g';
+    char go = CHILD_GO;
     (void)send(m->control, &go, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
     m->phase = EXECUTING;
     m->granted_at = now_us();
@@ -235,16 +236,26 @@ static void obey_child(struct monitor *m, const struct child_message *news, int 
         if (!m->port)
             emit_refusal(m, "degraded", news);
         break;
+    case CHILD_OPENED:
+        if (fds[0] >= 0) /* else there was no room for it: Python misses it */
+            emit_status(m, "opened", NULL, steal_fd(&fds[0]));
+        break;
+    case CHILD_DONE:
+        emit_status(m, "stepped", NULL, -1);
+        break;
+    case CHILD_REMAINS:
+        emit_refusal(m, "remains", news);
+        break;
     case CHILD_REFUSED:
         m->refused = true;
         m->refusal = *news;
         break;
     case CHILD_JOINED:
-        m->enters = false; /* there will be no reaper */
+        m->may_have_reaper = false; /* there will be no reaper */
         leader_known(m, m->starter, steal_fd(&m->starter_pidfd), m->starter);
         break;
     case CHILD_STEPPED_ASIDE:
-        m->reaper = news->index;
+        m->reaper = news->index > 0 ? news->index : m->starter;
         break;
     case CHILD_ADOPTED:
         leader_adopted(m, news->index, fds);
@@ -325,6 +336,8 @@ static void hear_reaper(struct monitor *m) {
     if (got != (ssize_t)sizeof news || m->leader == 0)
         return;
     hear_child(m, news.has_executed ? YES : NO);
+    if (m->aborting) /* whoever aborts is told when it has been reaped: reaper_ended */
+        return;
     leader_ended(m, news.status, &news.usage);
     (void)send(m->reaper_control, &permission, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
@@ -368,16 +381,17 @@ static void reaper_ended(struct monitor *m, bool all, const struct rusage *usage
 static void reap_one(struct monitor *m, pid_t pid, bool exited) {
     int status;
     struct rusage usage;
-    bool stranger = m->enters && m->reaper == 0 && pid != m->leader && pid != m->starter;
+    bool stranger = m->may_have_reaper && m->reaper == 0 && pid != m->leader && pid != m->starter;
     if (pid == m->leader || pid == m->starter || stranger)
         hear_child(m, exited && pid == m->leader ? YES : ASK_PROC);
-    bool all = pid == m->reaper && (m->cleared || namespace_ends(m));
+    /* One that exits has nothing left below it. */
+    bool all = pid == m->reaper && (m->cleared || (m->killing && exited) || namespace_ends(m));
     if (wait4(pid, &status, __WALL, &usage) != pid)
         return;
-    if (pid == m->leader || (pid == m->starter && m->reaper == 0 && m->phase != ENDED))
-        leader_ended(m, status, &usage);
-    else if (pid == m->reaper)
+    if (pid == m->reaper)
         reaper_ended(m, all, &usage);
+    else if (pid == m->leader || (pid == m->starter && m->reaper == 0 && m->phase != ENDED))
+        leader_ended(m, status, &usage);
     if (stranger && m->reaper == 0)
         m->early = pid;
     if (pid == m->starter) {
@@ -453,8 +467,8 @@ static void start_child(struct monitor *m) {
     m->phase = q->auto_proceed ? EXECUTING : SETTING_UP;
     m->hold_until = now_us() + HOLD_US;
     m->quiet = q->quiet;
-    m->enters = q->enters;
-    if (!q->enters)
+    m->may_have_reaper = q->enters || q->init;
+    if (!m->may_have_reaper)
         leader_known(m, pid, steal_fd(&m->starter_pidfd), q->namespaces & CLONE_NEWPID ? 1 : pid);
 }
 
@@ -529,10 +543,33 @@ static const struct command {
     {"shutdown", true, false, command_shutdown},
 };
 
-const char *const monitor_commands[] = {"proceed", "abort", "signal", "kill", "shutdown", NULL};
+const char *const monitor_commands[] = {"proceed", "abort", "signal", "kill", "shutdown", "steps", NULL};
+
+/* A batch for the parked child, which parses it itself: through a file, since it may be longer than a message can be. */
+static void forward_steps(struct monitor *m, struct etf_slice payload) {
+    char what = CHILD_STEPS;
+    OWN_FD int file = memfd_create("linx-steps", MFD_CLOEXEC);
+    bool written = file >= 0 && write(file, payload.data, payload.length) == (ssize_t)payload.length;
+    if (!written || send_with_fd(m->control, &what, 1, file) != 1) {
+        if (written && (errno == EPIPE || errno == ECONNRESET))
+            return; /* it is dead, and that is what we shall hear of next */
+        struct child_message news = {CHILD_REMAINS, errno, STAGE_request, -1};
+        emit_refusal(m, "remains", &news);
+    }
+}
+
+static bool is_steps(struct etf_slice payload) {
+    struct etf_reader r = etf_open(payload.data, payload.length);
+    return etf_peek(&r) == ETF_TUPLE && etf_tuple(&r) == 2 && slice_is(etf_atom(&r), "steps");
+}
 
 /* An atom, or `{atom, Integer}`. */
 static bool obey(struct monitor *m, struct etf_slice payload) {
+    if (!m->port && is_steps(payload)) {
+        if (m->phase == PARKED && !m->aborting)
+            forward_steps(m, payload);
+        return true;
+    }
     struct etf_reader r = etf_open(payload.data, payload.length);
     bool argument = etf_peek(&r) == ETF_TUPLE;
     if (argument && etf_tuple(&r) != 2)
@@ -580,7 +617,7 @@ static void hear_python(struct monitor *m) {
  * do that, and it goes last: what is below it must never outlive it. */
 static bool is_spared(pid_t pid, void *context) {
     struct monitor *m = context;
-    if (m->reaper > 0 ? pid != m->reaper : !m->enters || !subtree_is_nested(pid))
+    if (m->reaper > 0 ? pid != m->reaper : !m->may_have_reaper || !subtree_is_nested(pid))
         return false;
     (void)kill(pid, SIGCONT);
     if (now_us() < m->killing_since + REAPER_US)
@@ -595,7 +632,7 @@ static void end_what_is_due(struct monitor *m) {
         kill_all(m);
     if (!m->killing || m->childless)
         return;
-    int dead = 0, alive = subtree_kill(m->enters ? is_spared : NULL, m, &dead);
+    int dead = 0, alive = subtree_kill(m->may_have_reaper ? is_spared : NULL, m, &dead);
     if (alive < 0 && m->leader > 0)
         signal_leader(m, SIGKILL); /* no /proc any more: at least the leader */
     if (alive <= 0)

@@ -2,10 +2,6 @@
 
 #include <linux/sched.h>
 
-#ifndef CLONE_NEWTIME
-#define CLONE_NEWTIME 0x00000080
-#endif
-
 #define KIND(name, flag, file, own) {#name, flag, "ns/" file, "self/ns/" own, STAGE_open_ns_##name, STAGE_setns_##name}
 
 const struct namespace_kind namespace_kinds[NAMESPACE_COUNT] = {

@@ -4,6 +4,10 @@
 
 #include "etf.h"
 
+#ifndef CLONE_NEWTIME
+#define CLONE_NEWTIME 0x00000080
+#endif
+
 enum { NAMESPACE_COUNT = 8 };
 
 struct namespace_kind {

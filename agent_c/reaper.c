@@ -2,18 +2,24 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "child.h"
 #include "raw.h"
 #include "subtree.h"
 
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x00001000
+#endif
 #ifndef SYS_fsopen
 #define SYS_fsopen 430
 #define SYS_fsconfig 431
@@ -21,12 +27,15 @@
 #endif
 
 struct reaper {
-    int control, proc;
+    int control;
+    int proc;            /* init: -1, for what is in its namespace may look at its fds, and the host's /proc is none of theirs */
     int own_proc;        /* or -1 */
+    int stat;            /* init: /proc/<workload>/stat of outside */
     pid_t workload;      /* 0: reaped */
     pid_t outside;       /* its pid outside */
     bool told, released; /* the monitor knows of its end; has seen what it wanted */
     bool killing;
+    bool init; /* we are pid 1: what is below us is the whole namespace, and ends with us */
 };
 
 pid_t pid_of_pidfd(int proc, int pidfd) {
@@ -71,6 +80,10 @@ static int open_own_proc(void) {
  * six, which whoever forks fast enough outruns for a while. */
 static int kill_round(const struct reaper *r) {
     int dead;
+    if (r->init) { /* everybody in the namespace but us; the dead count for kill(2) as well, and our own end is that of all */
+        (void)kill(-1, SIGKILL);
+        return 0;
+    }
     if (r->own_proc >= 0)
         return subtree_kill_in(r->own_proc, NULL, NULL, &dead);
     struct round round = {r->proc, 0};
@@ -90,7 +103,8 @@ static void tell_of_the_end(struct reaper *r) {
         return;
     int core = info.si_code == CLD_DUMPED ? 0x80 : 0;
     news.status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status | core;
-    news.has_executed = info.si_code == CLD_EXITED || (subtree_stat(r->proc, r->outside, &stat) && stat.has_executed);
+    bool is_known = r->init ? subtree_stat_of(r->stat, &stat) : subtree_stat(r->proc, r->outside, &stat);
+    news.has_executed = info.si_code == CLD_EXITED || (is_known && stat.has_executed);
     (void)send(r->control, &news, sizeof news, MSG_DONTWAIT | MSG_NOSIGNAL);
     r->told = true;
 }
@@ -106,6 +120,8 @@ static bool reap(struct reaper *r) {
         tell_of_the_end(r);
         if (info.si_pid == r->workload && !r->released)
             return true;
+        if (info.si_pid == r->workload && r->init)
+            _exit(0);
         if (info.si_pid == r->workload) {
             r->workload = 0;
             r->killing |= r->control < 0;
@@ -123,11 +139,36 @@ static void hear_monitor(struct reaper *r) {
     r->killing |= got != 1;
 }
 
-_Noreturn void reaper_run(int control, int proc, pid_t workload, int pidfd) {
-    struct reaper r = {.control = control, .proc = proc, .workload = workload, .outside = pid_of_pidfd(proc, pidfd)};
-    r.own_proc = open_own_proc();
+/* All are blocked; what a mere reaper gets is not meant for it. */
+static int open_signals(bool init) {
+    sigset_t watched;
+    memset(&watched, init ? 0xff : 0, sizeof watched); /* libcs leave the first real-time signals out of "all" */
+    sigaddset(&watched, SIGCHLD);
+    return signalfd(-1, &watched, SFD_NONBLOCK | SFD_CLOEXEC);
+}
+
+/* What pid 1 is sent is meant for the workload. */
+static void hear_signals(const struct reaper *r, int signals) {
+    struct signalfd_siginfo info;
+    while (read(signals, &info, sizeof info) == (ssize_t)sizeof info)
+        if (info.ssi_signo != SIGCHLD && r->workload > 0 && !r->told)
+            (void)kill(r->workload, (int)info.ssi_signo);
+}
+
+/* Without `control` it is the outer one of two: its child is the other one, and when that is gone it makes an end of what that
+ * has left. */
+static _Noreturn void run(int control, int proc, pid_t workload, int pidfd, bool init) {
+    struct reaper r = {control, proc, -1, -1, workload, pid_of_pidfd(proc, pidfd), .init = init};
+    if (init) {
+        char path[32];
+        (void)snprintf(path, sizeof path, "%d/stat", (int)r.outside);
+        r.stat = openat(proc, path, O_RDONLY | O_CLOEXEC);
+        close_fd(&r.proc);
+    } else {
+        r.own_proc = open_own_proc();
+    }
     r.told = r.released = control < 0;
-    int signals = subtree_watch(), pause = ROUND_MS;
+    int signals = open_signals(init), pause = ROUND_MS;
     for (;;) {
         int alive = r.killing ? kill_round(&r) : 0;
         if (alive < 0)
@@ -140,8 +181,58 @@ _Noreturn void reaper_run(int control, int proc, pid_t workload, int pidfd) {
         (void)poll(fds, COUNT_OF(fds), r.killing || signals < 0 ? pause : -1);
         if (r.killing && pause < ROUND_LIMIT_MS)
             pause *= 2;
-        subtree_drain(signals);
+        hear_signals(&r, signals);
         if (fds[0].revents)
             hear_monitor(&r);
     }
+}
+
+/* ---- starting ------------------------------------------------------------------------------------------------ */
+
+/* The workload's first act: its pid as it sees it, its pidfd, the reaper's other end and the init's pidfd, for the monitor. */
+static void introduce(int control, int reaper_end) {
+    OWN_FD int reaper = reaper_end;
+    OWN_FD int self = (int)RAW2(pidfd_open, RAW0(getpid), 0);
+    struct child_message news = {CHILD_ADOPTED, 0, 0, (int32_t)RAW0(getpid)};
+    (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0); /* like every other parked child; our forker was a reaper by name already */
+    OWN_FD int init = (int)RAW2(pidfd_open, 1, 0); /* not there: everything here ends just now */
+    if (self < 0 || init < 0)
+        child_refuse(control, self < 0 ? -self : -init, STAGE_clone, -1);
+    if (child_tell_with_fds(control, &news, (const int[]){self, reaper, init}, ADOPTION_FDS) < 0)
+        child_refuse(control, errno, STAGE_clone, -1);
+}
+
+/* Clones; the parent is a reaper from then on, with `pair` (if there is one) its line to the monitor. Returns in the child. */
+static void reap_for(int control, int proc, const int *pair, bool init) {
+    int pidfd = -1;
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+        child_refuse(control, errno, STAGE_fork, -1);
+    /* Before there is anybody inside who could look into us. The workload's own memory gets its flag back: else its files in
+     * /proc, the id maps among them, would not be its own. */
+    int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    pid_t pid = child_clone(CLONE_PIDFD, SIGCHLD, &pidfd);
+    if (pid < 0)
+        child_refuse(control, -pid, STAGE_clone, -1);
+    if (pid == 0) {
+        (void)prctl(PR_SET_DUMPABLE, dumpable == 1, 0, 0, 0);
+        return;
+    }
+    int kept[] = {proc, pidfd, pair != NULL ? pair[0] : -1};
+    child_close_others(kept, COUNT_OF(kept));
+    run(kept[2], proc, pid, pidfd, init);
+}
+
+void reaper_start(int control, int proc, bool init) {
+    int pair[2];
+    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
+    if (!init) { /* as pid 1 it cannot be killed from inside, and takes all with it when it is from outside */
+        reap_for(control, proc, NULL, false);
+        (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
+    }
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        child_refuse(control, errno, STAGE_fork, -1);
+    reap_for(control, proc, pair, init);
+    (void)close(pair[0]);
+    introduce(control, pair[1]);
 }

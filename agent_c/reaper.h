@@ -5,8 +5,8 @@
  * permission (one byte), so that the monitor can first look at the zombie, and at the end of the file kills and reaps all
  * that is below it. It exits when it has no children left.
  *
- * There are two of them, one below the other: whoever kills one does not set free what is below, and would have to kill both
- * at the same time. */
+ * Where a namespace is entered there are two of them, one below the other: whoever kills one does not set free what is below,
+ * and would have to kill both at the same time. With the option `init` one is pid 1 of a fresh PID namespace. */
 #ifndef LINX_REAPER_H
 #define LINX_REAPER_H
 
@@ -20,9 +20,10 @@ struct reaper_news {
     struct rusage usage;
 };
 
-/* Becomes the reaper of `workload`, which is its child. Without `control` it is the outer one of two: its child is the other
- * one, and when that is gone it makes an end of what it has left. `proc` is an fd of the /proc outside: the one inside may be missing. */
-_Noreturn void reaper_run(int control, int proc, pid_t workload, int pidfd);
+/* Becomes a reaper, with the workload below it: returns in the workload, which has introduced itself over `control`. `proc` is
+ * an fd of the /proc outside; the one inside may be missing. As `init` it is pid 1: it passes on the signals that it gets, and the
+ * namespace ends with the workload. */
+void reaper_start(int control, int proc, bool init);
 
 /* A process' pid as the holder of `proc` sees it, by its pidfd; 0 if it is gone. */
 pid_t pid_of_pidfd(int proc, int pidfd);

@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -147,14 +148,18 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
         r->bad = true;
         return;
     }
-    size_t numbers = 0;
+    size_t numbers = 0, texts = 0;
     for (const char *type = step->kind->arguments; *type != '\0' && !r->bad; type++) {
         if (*type == 'i') {
             step->number[numbers++] = etf_integer(r);
         } else if (*type == 'd') { /* -1 would mean "as it is" */
             step->number[numbers++] = etf_between(r, 0, (gid_t)-2);
         } else if (*type == 't') {
-            step->text = take_text(q, r);
+            step->text[texts++] = take_text(q, r);
+        } else if (*type == 'b') {
+            struct etf_slice data = etf_text(r);
+            step->data = r->bad ? "" : arena_add(q, data);
+            step->data_length = data.length;
         } else {
             gid_t *list = NULL;
             step->list_length = etf_list(r);
@@ -199,6 +204,8 @@ static void key_auto_proceed(struct request *q, struct etf_reader *r) { q->auto_
 
 static void key_quiet(struct request *q, struct etf_reader *r) { q->quiet = take_bool(r); }
 
+static void key_init(struct request *q, struct etf_reader *r) { q->init = take_bool(r); }
+
 static void key_new_session(struct request *q, struct etf_reader *r) { q->new_session = take_bool(r); }
 
 /* A port says cwd, stdio and no_new_privs in words of its own (they are steps and fds in a session). */
@@ -210,7 +217,7 @@ static void add_step(struct request *q, struct etf_reader *r, const char *name, 
         return;
     }
     q->steps = larger;
-    q->steps[q->step_count++] = (struct step){.kind = step_kind_find(slice), .text = text};
+    q->steps[q->step_count++] = (struct step){.kind = step_kind_find(slice), .text = {text}};
 }
 
 static void key_cwd(struct request *q, struct etf_reader *r) { add_step(q, r, "chdir", take_text(q, r)); }
@@ -286,7 +293,7 @@ struct key {
 static const struct key session_keys[] = {
     {"argv", key_argv},     {"env", key_env},       {"namespaces", key_namespaces},     {"fds", key_fds},
     {"steps", key_steps},   {"orphan", key_orphan}, {"auto_proceed", key_auto_proceed}, {"new_session", key_new_session},
-    {"quiet", key_quiet},
+    {"quiet", key_quiet},   {"init", key_init},
 };
 
 static const struct key port_keys[] = {
@@ -340,7 +347,22 @@ int request_fd(const struct request *q, int target) {
 }
 
 static bool target_fits(const struct request *q) {
+    if (q->init && (q->enters || !(q->namespaces & CLONE_NEWPID)))
+        return false;
     return q->enters == (request_fd(q, FD_TARGET) >= 0 || q->target_error != 0);
+}
+
+bool request_parse_steps(struct request *q, struct etf_slice payload) {
+    struct etf_reader r = etf_open(payload.data, payload.length);
+    memset(q, 0, sizeof *q);
+    q->arena_size = payload.length * 2 + 16;
+    q->arena = malloc(q->arena_size);
+    if (q->arena == NULL || etf_tuple(&r) != 2 || !slice_is(etf_atom(&r), "steps"))
+        return false;
+    key_steps(q, &r);
+    for (size_t i = 0; i < q->step_count; i++)
+        r.bad |= q->steps[i].kind == NULL; /* the checkpoint is behind us */
+    return etf_done(&r);
 }
 
 bool request_parse(struct request *q, struct etf_slice payload, struct inbox *in, bool port) {

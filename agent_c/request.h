@@ -29,6 +29,7 @@ struct request {
     size_t fd_count;
     bool auto_proceed, new_session;
     bool quiet;                /* nobody waits for `running`: it may be held back like the events before it */
+    bool init;                 /* with a fresh PID namespace: a reaper of ours is pid 1, and the workload its child */
     bool stderr_to_stdout;     /* a port's `stderr => stdout` */
     bool linger;               /* orphan policy: leave it running, or … */
     int64_t orphan_grace_us;   /* … SIGTERM, wait, SIGKILL */
@@ -39,6 +40,9 @@ struct request {
 /* Fills `request`. The frame's fds are taken from `in`. False: the term is no request, errno says what kind of no. In a
  * port unknown map keys are skipped; in a session they are refused, because what is asked for is done or refused. */
 bool request_parse(struct request *request, struct etf_slice payload, struct inbox *in, bool port);
+
+/* `{steps, List}`, said to a parked child: into a request that has nothing but steps. */
+bool request_parse_steps(struct request *request, struct etf_slice payload);
 
 /* The fd with one of the FD_* targets, or -1. */
 int request_fd(const struct request *request, int target);

@@ -1,13 +1,19 @@
 #include "steps.h"
 
 #include <fcntl.h>
+#include <sched.h>
+#include <linux/netlink.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "mounts.h"
+#include "namespaces.h"
+#include "privileges.h"
 #include "raw.h"
 
 static long step_umask(const struct step *s, struct step_room *unused) {
@@ -28,7 +34,7 @@ static long step_rlimit(const struct step *s, struct step_room *unused) {
 
 static long step_hostname(const struct step *s, struct step_room *unused) {
     (void)unused;
-    return RAW2(sethostname, s->text, strlen(s->text));
+    return RAW2(sethostname, s->text[0], strlen(s->text[0]));
 }
 
 static long step_setgroups(const struct step *s, struct step_room *unused) {
@@ -48,7 +54,7 @@ static long step_setuid(const struct step *s, struct step_room *unused) {
 
 static long step_chdir(const struct step *s, struct step_room *unused) {
     (void)unused;
-    return RAW1(chdir, s->text);
+    return RAW1(chdir, s->text[0]);
 }
 
 static long step_no_new_privs(const struct step *s, struct step_room *unused) {
@@ -56,20 +62,98 @@ static long step_no_new_privs(const struct step *s, struct step_room *unused) {
     return RAW5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
-/* ---- mounts and the terminal's name --------------------------------------------------------------------------- */
+static bool write_file(const char *path, const void *data, size_t length, long *result) {
+    long fd = RAW4(openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+    *result = fd < 0 ? fd : RAW3(write, fd, data, length);
+    if (fd >= 0)
+        (void)RAW1(close, fd);
+    return *result >= 0;
+}
 
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#endif
-#ifndef SYS_move_mount
-#define SYS_move_mount 429
-#endif
-enum { TREE_CLONE = 1, MOVE_FROM_FD = 4 }; /* OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH: libcs differ in having them */
+/* What unshare(1) -r does: the one line that user_namespaces(7) lets everybody write, from inside. Text: "<inside> <outside> 1". */
+static long step_own_uid_map(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    long result;
+    return write_file("/proc/self/uid_map", s->text[0], strlen(s->text[0]), &result) ? 0 : result;
+}
 
-/* What is mounted from here on stays in the workload's own mount namespace, and what the host mounts stays out. */
-static long step_private_mounts(const struct step *s, struct step_room *unused) {
-    (void)s, (void)unused;
-    return RAW5(mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+static long step_own_gid_map(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    long result;
+    return write_file("/proc/self/setgroups", "deny", 4, &result) &&
+                   write_file("/proc/self/gid_map", s->text[0], strlen(s->text[0]), &result)
+               ? 0
+               : result;
+}
+
+/* The name below /proc/sys has been checked by Python: no dots lead out of there. */
+static long step_sysctl(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    char path[512] = "/proc/sys/";
+    size_t length = strlen(s->text[0]);
+    long result;
+    if (length + sizeof "/proc/sys/" > sizeof path)
+        return -ENAMETOOLONG;
+    memcpy(path + sizeof "/proc/sys/" - 1, s->text[0], length + 1);
+    return write_file(path, s->text[1], strlen(s->text[1]), &result) ? 0 : result;
+}
+
+/* A time namespace is one's own from the next fork(2) on, and its offsets are fixed from the first process in it on: so it is
+ * made, given its offsets, and then joined, which time_namespaces(7) lets a process do that has a single thread. */
+static long step_time_offsets(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    long result = RAW1(unshare, CLONE_NEWTIME);
+    if (result < 0 || !write_file("/proc/self/timens_offsets", s->text[0], strlen(s->text[0]), &result))
+        return result;
+    long fd = RAW4(openat, AT_FDCWD, "/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC, 0);
+    result = fd < 0 ? fd : RAW2(setns, fd, CLONE_NEWTIME);
+    if (fd >= 0)
+        (void)RAW1(close, fd);
+    return result;
+}
+
+static uint64_t flag_of(const char *kind) { return namespace_flag((struct etf_slice){(const uint8_t *)kind, strlen(kind)}); }
+
+/* For a child that has joined another process' namespaces: a fresh one of a kind that a process may change for itself. */
+static long step_unshare(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    return RAW1(unshare, flag_of(s->text[0]));
+}
+
+/* A namespace that has a name: what ip-netns(8) or `mount --bind` keeps. */
+static long step_setns(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    long fd = RAW4(openat, AT_FDCWD, s->text[1], O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
+    long result = fd < 0 ? fd : RAW2(setns, fd, flag_of(s->text[0]));
+    if (fd >= 0)
+        (void)RAW1(close, fd);
+    return result;
+}
+
+/* A socket belongs to the network namespace that it is made in, whoever uses it. */
+static long step_netlink(const struct step *s, struct step_room *room) {
+    long fd = RAW3(socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, s->number[0]);
+    if (fd >= 0) {
+        close_fd(&room->opened);
+        room->opened = (int)fd;
+    }
+    return fd;
+}
+
+static long step_oom_score_adj(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    long result;
+    return write_file("/proc/self/oom_score_adj", s->text[0], strlen(s->text[0]), &result) ? 0 : result;
+}
+
+static long step_cpu_affinity(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    return RAW3(sched_setaffinity, 0, s->data_length, s->data);
+}
+
+static long step_domainname(const struct step *s, struct step_room *unused) {
+    (void)unused;
+    return RAW2(setdomainname, s->text[0], strlen(s->text[0]));
 }
 
 /* TIOCSCTTY: the session leader that we are takes the terminal at fd 0. */
@@ -85,60 +169,50 @@ static long step_terminal_owner(const struct step *s, struct step_room *unused) 
     return result == -EPERM || result == -EINVAL || result == -EROFS ? 0 : result;
 }
 
-static bool names_the_terminal(const char *path) {
-    struct stat named, ours;
-    return RAW4(newfstatat, AT_FDCWD, path, &named, 0) == 0 && RAW4(newfstatat, 0, "", &ours, AT_EMPTY_PATH) == 0 &&
-           named.st_dev == ours.st_dev && named.st_ino == ours.st_ino;
-}
-
-static bool is_same_directory(const char *path, const struct step_room *room) {
-    struct stat there;
-    return RAW4(newfstatat, AT_FDCWD, path, &there, 0) == 0 && there.st_dev == room->dev_device &&
-           there.st_ino == room->dev_inode;
-}
-
-/* As long as the host's /dev/pts is there, the terminal can be taken from it; whoever mounts another one, or another root,
- * needs it later (name_terminal). Where it has no name even now, it will have none. */
-static long step_keep_terminal(const struct step *s, struct step_room *room) {
-    struct stat dev;
-    if (RAW4(newfstatat, AT_FDCWD, "/dev", &dev, 0) == 0) {
-        room->dev_device = dev.st_dev;
-        room->dev_inode = dev.st_ino;
-    }
-    long tree = names_the_terminal(s->text) ? RAW3(open_tree, AT_FDCWD, s->text, TREE_CLONE | O_CLOEXEC) : -1;
-    room->terminal = (int)tree;
-    return 0;
-}
-
-/* What container runtimes do: a terminal without a name in the workload's own /dev becomes its /dev/console, where
- * ttyname(3) finds it. It is made there if need be, but not in a /dev that is still the host's. Without one it stays unnamed. */
-static long step_name_terminal(const struct step *s, struct step_room *room) {
-    if (room->terminal < 0 || names_the_terminal(s->text))
-        return 0;
-    if (!is_same_directory("/dev", room)) {
-        long file = RAW4(openat, AT_FDCWD, "/dev/console", O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
-        if (file >= 0)
-            (void)RAW1(close, file);
-    }
-    long result = RAW5(move_mount, room->terminal, "", AT_FDCWD, "/dev/console", MOVE_FROM_FD);
-    return result < 0 && result != -ENOMEM && result != -ENOSPC ? 0 : result; /* it is a name, and no more */
-}
-
+/* One argument more than strictly needed would be refused as nonsense: `arguments` is the whole of it. */
 const struct step_kind step_kinds[] = {
-    {"private_mounts", "", STAGE_mount, step_private_mounts},
-    {"keep_terminal", "t", STAGE_mount, step_keep_terminal},
+    {"own_uid_map", "t", STAGE_uid_map, step_own_uid_map},
+    {"own_gid_map", "t", STAGE_gid_map, step_own_gid_map},
+    {"unshare", "t", STAGE_unshare, step_unshare},
+    {"setns", "tt", STAGE_setns_net, step_setns},
+    {"time_offsets", "t", STAGE_time_offsets, step_time_offsets},
+    {"private_mounts", "", STAGE_mount, mount_private},
+    {"keep_terminal", "t", STAGE_mount, mount_keep_terminal},
     {"controlling_terminal", "", STAGE_stdio, step_controlling_terminal},
     {"umask", "i", STAGE_umask, step_umask},
     {"nice", "i", STAGE_nice, step_nice},
     {"rlimit", "iii", STAGE_rlimit, step_rlimit},
+    {"oom_score_adj", "t", STAGE_oom_score_adj, step_oom_score_adj},
+    {"cpu_affinity", "b", STAGE_cpu_affinity, step_cpu_affinity},
     {"hostname", "t", STAGE_hostname, step_hostname},
-    {"name_terminal", "t", STAGE_mount, step_name_terminal},
+    {"domainname", "t", STAGE_domainname, step_domainname},
+    {"sysctl", "tt", STAGE_sysctl, step_sysctl},
+    {"mount_root", "t", STAGE_mount, mount_root},
+    {"mount_bind", "ttii", STAGE_mount, mount_bind},
+    {"mount_new", "tttti", STAGE_mount, mount_new},
+    {"mount_remount", "tiii", STAGE_mount, mount_remount},
+    {"mount_move", "tt", STAGE_mount, mount_move},
+    {"mount_umount", "ti", STAGE_mount, mount_umount},
+    {"mount_protect", "t", STAGE_mount, mount_protect},
+    {"mount_mask", "t", STAGE_mount, mount_mask},
+    {"mount_propagation", "tii", STAGE_mount, mount_propagation},
+    {"make_dir", "ti", STAGE_mount, mount_make_dir},
+    {"make_file", "tbi", STAGE_mount, mount_make_file},
+    {"make_symlink", "tt", STAGE_mount, mount_make_symlink},
+    {"pivot_root", "", STAGE_pivot_root, mount_pivot_root},
+    {"name_terminal", "t", STAGE_mount, mount_name_terminal},
     {"terminal_owner", "d", STAGE_stdio, step_terminal_owner},
+    {"netlink", "i", STAGE_netlink, step_netlink},
+    {"cap_drop_bounding", "i", STAGE_cap_drop_bounding, privileges_drop_bounding},
+    {"securebits", "i", STAGE_cap_set_thread, privileges_securebits},
     {"setgroups", "l", STAGE_setgroups, step_setgroups},
     {"setgid", "d", STAGE_setgid, step_setgid},
     {"setuid", "d", STAGE_setuid, step_setuid},
+    {"cap_set_thread", "iii", STAGE_cap_set_thread, privileges_set_thread},
+    {"cap_set_ambient", "i", STAGE_cap_set_ambient, privileges_set_ambient},
     {"chdir", "t", STAGE_chdir, step_chdir},
     {"no_new_privs", "", STAGE_no_new_privs, step_no_new_privs},
+    {"seccomp", "bi", STAGE_seccomp_install, privileges_keep_filter},
 };
 
 const size_t step_kind_count = COUNT_OF(step_kinds);
@@ -148,4 +222,8 @@ const struct step_kind *step_kind_find(struct etf_slice name) {
         if (slice_is(name, step_kinds[i].name))
             return &step_kinds[i];
     return NULL;
+}
+
+bool step_needs_own_memory(const struct step *step) {
+    return step->kind != NULL && (step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets);
 }

@@ -9,16 +9,29 @@
 
 struct step;
 
+enum { FILTERS_LIMIT = 16 };
+
+struct kept_filter {
+    const void *program; /* an array of struct sock_filter, in the request's arena */
+    size_t length;       /* of these */
+    int64_t flags;
+};
+
 /* What one step leaves for a later one. On the child's stack: its other memory may be the monitor's (child.c). */
 struct step_room {
-    int terminal; /* the terminal's mount, kept by its name, or -1 */
+    int terminal;            /* the terminal's mount, kept by its name, or -1 */
     dev_t dev_device; /* the host's /dev, where nothing is to be made */
     ino_t dev_inode;
+    int root;                /* the root that mount points are below, until it is pivoted into; -1: "/" */
+    bool root_is_unbindable; /* until then, unless something else was asked for */
+    int opened;              /* for Python, or -1 */
+    struct kept_filter filters[FILTERS_LIMIT]; /* for seccomp(2), in the order in which they came */
+    size_t filter_count;
 };
 
 struct step_kind {
     const char *name;
-    const char *arguments; /* one letter each: i integer, d uid or gid, t text, l list of gids */
+    const char *arguments; /* one letter each: i integer, d uid or gid, t text, b bytes, l list of gids */
     enum stage stage;      /* where a refusal is reported */
     long (*run)(const struct step *step, struct step_room *room); /* 0 or more, or a negated errno: raw.h */
 };
@@ -26,8 +39,10 @@ struct step_kind {
 struct step {
     const struct step_kind *kind; /* NULL: the checkpoint */
     bool optional;                /* a refusal is reported and lived with */
-    int64_t number[3];
-    const char *text;
+    int64_t number[4];
+    const char *text[4];
+    const char *data;
+    size_t data_length;
     const gid_t *list;
     size_t list_length;
 };
@@ -36,5 +51,8 @@ extern const struct step_kind step_kinds[];
 extern const size_t step_kind_count;
 
 const struct step_kind *step_kind_find(struct etf_slice name);
+
+/* Steps that only memory of one's own can take: what they change is shared with whom one shares it. */
+bool step_needs_own_memory(const struct step *step);
 
 #endif

@@ -84,10 +84,7 @@ int subtree_kill_in(int proc, bool (*spare)(pid_t pid, void *context), void *con
     return read ? r.alive : -1;
 }
 
-static bool stat_at(int dir, const char *path, struct process_stat *stat) {
-    char text[512];
-    if (read_small_file(dir, path, text, sizeof text) < 0)
-        return false;
+static bool parse_stat(char *text, struct process_stat *stat) {
     /* "pid (comm) state ppid pgrp session tty_nr tpgid flags": comm may hold anything, so count from its last ')'. */
     char *field = strrchr(text, ')');
     if (field == NULL || field[1] != ' ')
@@ -101,6 +98,20 @@ static bool stat_at(int dir, const char *path, struct process_stat *stat) {
     stat->has_executed = !(flags & PF_FORKNOEXEC);
     stat->exiting = flags & PF_EXITING;
     return true;
+}
+
+static bool stat_at(int dir, const char *path, struct process_stat *stat) {
+    char text[512];
+    return read_small_file(dir, path, text, sizeof text) >= 0 && parse_stat(text, stat);
+}
+
+bool subtree_stat_of(int file, struct process_stat *stat) {
+    char text[512];
+    ssize_t got = pread(file, text, sizeof text - 1, 0);
+    if (got <= 0)
+        return false;
+    text[got] = '\0';
+    return parse_stat(text, stat);
 }
 
 bool subtree_stat(int proc, pid_t pid, struct process_stat *stat) {

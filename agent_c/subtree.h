@@ -45,6 +45,9 @@ struct process_stat {
 /* `proc` is an fd of the directory /proc, or AT_FDCWD for the one that is mounted here. False: it cannot be read. */
 bool subtree_stat(int proc, pid_t pid, struct process_stat *stat);
 
+/* The same of the open file /proc/<pid>/stat. */
+bool subtree_stat_of(int file, struct process_stat *stat);
+
 /* One round on the living children of our child `reaper`, a subreaper that does not get on (stopped, or in a frozen cgroup):
  * as long as it stands, whatever is orphaned below stays its. Returns how many were alive, or -1 if /proc cannot be read. */
 int subtree_kill_below(pid_t reaper);

@@ -1,11 +1,13 @@
-/* Any bytes as a request, of a session or a port: accepted, and then whole and within its memory; or refused. Either way
- * every fd is closed in the end, the planned and the superfluous. The first byte of an input says who asks, and with how
- * many fds; the rest is the payload. */
+/* Any bytes as a request, of a session or a port, or as a batch of steps for a parked child: accepted, and then whole and
+ * within its memory; or refused. Either way every fd is closed in the end, the planned and the superfluous. The first byte
+ * of an input says who asks, and with how many fds; the rest is the payload. */
 #include "fuzz.h"
 
 #include <fcntl.h>
 
 #include "../request.h"
+
+enum { BATCH = 0x80 };
 
 static struct request q;
 static struct inbox in;
@@ -13,6 +15,22 @@ static struct inbox in;
 static void expect_text(const char *text) {
     EXPECT(text >= q.arena && text < q.arena + q.arena_used);
     EXPECT(memchr(text, '\0', (size_t)(q.arena + q.arena_used - text)) != NULL);
+}
+
+static void expect_sound_steps(void) {
+    EXPECT(q.steps != NULL || q.step_count == 0);
+    for (size_t i = 0; i < q.step_count; i++) {
+        const struct step *step = &q.steps[i];
+        size_t texts = 0;
+        for (const char *type = step->kind != NULL ? step->kind->arguments : ""; *type != '\0'; type++) {
+            if (*type == 't')
+                expect_text(step->text[texts++]);
+            else if (*type == 'b')
+                EXPECT(step->data >= q.arena && step->data + step->data_length < q.arena + q.arena_used);
+        }
+        for (size_t k = 0; k < step->list_length; k++)
+            EXPECT(step->list[k] == step->list[k]); /* the sanitizer looks */
+    }
 }
 
 static void expect_sound(bool port) {
@@ -31,18 +49,28 @@ static void expect_sound(bool port) {
         for (size_t j = 0; j < i; j++)
             EXPECT(q.fds[i].target != q.fds[j].target && q.fds[i].source != q.fds[j].source);
     }
-    for (size_t i = 0; i < q.step_count; i++) {
-        const struct step *step = &q.steps[i];
-        if (step->kind != NULL && strchr(step->kind->arguments, 't') != NULL)
-            expect_text(step->text);
-        for (size_t k = 0; k < step->list_length; k++)
-            EXPECT(step->list[k] == step->list[k]); /* the sanitizer looks */
-    }
+    expect_sound_steps();
+}
+
+static void take_batch(const uint8_t *data, size_t size) {
+    uint8_t *payload = exact_copy(data, size);
+    bool ok = request_parse_steps(&q, (struct etf_slice){payload, size});
+    free(payload);
+    EXPECT(q.arena_used <= q.arena_size);
+    if (ok)
+        expect_sound_steps();
+    for (size_t i = 0; ok && i < q.step_count; i++)
+        EXPECT(q.steps[i].kind != NULL); /* there is no second checkpoint */
+    request_free(&q);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size == 0)
         return 0;
+    if (data[0] & BATCH) {
+        take_batch(data + 1, size - 1);
+        return 0;
+    }
     bool port = data[0] & 1;
     int before = lowest_free_fd();
     in = (struct inbox){.fd = -1};
@@ -110,6 +138,16 @@ static void short_port_seed(struct etf_writer *w) {
     etf_put_atom(w, "stdout"), etf_put_atom(w, "devnull"), etf_put_atom(w, "stderr"), etf_put_atom(w, "stdout");
 }
 
+static void batch_seed(struct etf_writer *w) {
+    put_list(w, 4);
+    etf_put_tuple(w, 6), etf_put_atom(w, "mount_new"), etf_put_binary(w, "tmpfs"), put_string(w, "none");
+    etf_put_binary(w, "/tmp"), put_nil(w), etf_put_integer(w, 2);
+    etf_put_tuple(w, 4), etf_put_atom(w, "make_file"), etf_put_binary(w, "/f"), put_bytes(w, "a\0b", 3), etf_put_integer(w, 420);
+    etf_put_tuple(w, 4), etf_put_atom(w, "cap_set_thread"), etf_put_integer(w, 1), etf_put_integer(w, 3), etf_put_integer(w, INT64_MAX);
+    etf_put_tuple(w, 2), etf_put_atom(w, "optional"), etf_put_tuple(w, 1), etf_put_atom(w, "pivot_root");
+    put_nil(w);
+}
+
 static void entering_session_seed(struct etf_writer *w) {
     put_map(w, 3);
     put_key(w, "argv"), put_binaries(w, "/bin/true", NULL);
@@ -127,7 +165,7 @@ static void entering_port_seed(struct etf_writer *w) {
 bool fuzz_seed(size_t index, struct term *term) {
     static const struct {
         uint8_t who;
-        const char *verb;
+        const char *name;
         void (*put)(struct etf_writer *w);
     } all[] = {
         {3 << 1, "spawn", session_seed},
@@ -135,6 +173,7 @@ bool fuzz_seed(size_t index, struct term *term) {
         {1, "spawn", short_port_seed},
         {3 << 1, "enter", entering_session_seed},
         {1, "enter", entering_port_seed},
+        {BATCH, "steps", batch_seed},
     };
     if (index >= COUNT_OF(all))
         return false;
@@ -143,7 +182,7 @@ bool fuzz_seed(size_t index, struct term *term) {
     put_raw(w, &all[index].who, 1);
     etf_put_version(w);
     etf_put_tuple(w, 2);
-    etf_put_atom(w, all[index].verb);
+    etf_put_atom(w, all[index].name);
     all[index].put(w);
     return true;
 }

@@ -407,6 +407,21 @@ static void steps_twice(void) {
 
 /* ---- a session ----------------------------------------------------------------------------------------------- */
 
+/* A reaper as pid 1 is for a fresh PID namespace. */
+static void init_needs_a_pid_namespace(void) {
+    for (int which = 0; which < 3; which++) {
+        struct etf_writer *w = begin(3);
+        put_argv(w);
+        etf_put_atom(w, "init"), etf_put_atom(w, which == 2 ? "false" : "true");
+        etf_put_atom(w, "namespaces"), put_list(w, 1), etf_put_atom(w, which == 0 ? "pid" : "uts"), put_nil(w);
+        CHECK(parse(0, false) == (which != 1));
+        CHECK(which == 1 || q.init == (which == 0));
+        done();
+    }
+    REFUSED("init", "\x61\x01", false);
+    ACCEPTED("init", "\x77\x04true", true); /* a port does not know it */
+}
+
 static void unknown_keys_are_refused_in_a_session(void) {
     REFUSED("cwd", "\x6b\x00\x01/", false);
     REFUSED("stdio", "\x77\x07" "devnull", false);
@@ -500,7 +515,7 @@ static void steps(void) {
     CHECK_INT(q.steps[0].number[0], 18);
     CHECK(q.steps[1].number[1] == -1 && q.steps[1].number[2] == INT64_MAX);
     CHECK(q.steps[3].list_length == 2 && q.steps[3].list[0] == 5 && q.steps[3].list[1] == 70000);
-    CHECK(strcmp(q.steps[4].text, "box") == 0);
+    CHECK(strcmp(q.steps[4].text[0], "box") == 0);
     done();
 }
 
@@ -519,6 +534,152 @@ static void bad_steps(void) {
     REFUSED("steps", "\x6c\x00\x00\x00\x01\x77\x0a" "checkpoint\x77\x0a" "checkpoint", false);
     ACCEPTED("steps", "\x6a", false);
     ACCEPTED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x09setgroups\x6a\x6a", false);
+}
+
+/* Several texts and numbers in one step, each in its place; bytes may have zeros, and be empty. */
+static void arguments_of_steps(void) {
+    struct etf_writer *w = begin(2);
+    put_argv(w);
+    etf_put_atom(w, "steps");
+    put_list(w, 4);
+    etf_put_tuple(w, 5), etf_put_atom(w, "mount_bind"), etf_put_binary(w, "/usr"), etf_put_binary(w, "/mnt");
+    etf_put_integer(w, 5), etf_put_integer(w, 1);
+    etf_put_tuple(w, 6), etf_put_atom(w, "mount_new"), etf_put_binary(w, "tmpfs"), put_string(w, "none");
+    etf_put_binary(w, "/tmp"), put_nil(w), etf_put_integer(w, -1);
+    etf_put_tuple(w, 4), etf_put_atom(w, "make_file"), etf_put_binary(w, "/f"), put_bytes(w, "a\0b", 3), etf_put_integer(w, 420);
+    etf_put_tuple(w, 3), etf_put_atom(w, "seccomp"), put_bytes(w, "", 0), etf_put_integer(w, INT64_MAX);
+    put_nil(w);
+    CHECK(parse(0, false));
+    CHECK_INT(q.step_count, 4);
+    const struct step *bind = &q.steps[0], *new = &q.steps[1], *file = &q.steps[2], *filter = &q.steps[3];
+    CHECK(strcmp(bind->text[0], "/usr") == 0 && strcmp(bind->text[1], "/mnt") == 0);
+    CHECK(bind->number[0] == 5 && bind->number[1] == 1);
+    CHECK(strcmp(new->text[0], "tmpfs") == 0 && strcmp(new->text[1], "none") == 0);
+    CHECK(strcmp(new->text[2], "/tmp") == 0 && strcmp(new->text[3], "") == 0 && new->number[0] == -1);
+    CHECK(strcmp(file->text[0], "/f") == 0 && file->number[0] == 420);
+    CHECK(file->data_length == 3 && memcmp(file->data, "a\0b", 3) == 0);
+    CHECK(filter->data != NULL && filter->data_length == 0 && filter->number[0] == INT64_MAX);
+    done();
+}
+
+static void bad_arguments_of_steps(void) {
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x03\x77\x07seccomp\x77\x01" "a\x61\x00\x6a", false);       /* an atom for bytes */
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x03\x77\x07seccomp\x61\x07\x61\x00\x6a", false);            /* a number */
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x07seccomp\x6a\x6a", false);                        /* one too few */
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x03\x77\x06sysctl\x6b\x00\x01" "a\x6b\x00\x02" "a\0\x6a", false); /* a NUL in a text */
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x0c" "cpu_affinity\x6d\xff\xff\xff\xff\x6a", false); /* longer than all */
+    REFUSED("steps", "\x6c\x00\x00\x00\x01\x68\x02\x77\x11" "cap_drop_bounding\x6e\x08\x00\xff\xff\xff\xff\xff\xff\xff\xff\x6a", false);
+    ACCEPTED("steps", "\x6c\x00\x00\x00\x01\x68\x03\x77\x07seccomp\x6a\x61\x00\x6a", false);
+}
+
+/* Every kind takes exactly what its letters say: nothing of it is lost, and the room in `struct step` suffices. */
+static void every_kind_of_step(void) {
+    for (size_t k = 0; k < step_kind_count; k++)
+        for (int surplus = -1; surplus <= 1; surplus++) {
+            const struct step_kind *kind = &step_kinds[k];
+            int arguments = (int)strlen(kind->arguments) + surplus, texts = 0, numbers = 0;
+            if (arguments < 0)
+                continue;
+            struct etf_writer *w = begin(2);
+            put_argv(w);
+            etf_put_atom(w, "steps");
+            put_list(w, 1);
+            etf_put_tuple(w, (uint32_t)arguments + 1);
+            etf_put_atom(w, kind->name);
+            for (int i = 0; i < arguments; i++) {
+                char type = kind->arguments[i < (int)strlen(kind->arguments) ? i : 0];
+                char text[2] = {(char)('a' + texts), '\0'};
+                if (type == 'i' || type == 'd')
+                    etf_put_integer(w, 40 + numbers++);
+                else if (type == 't')
+                    etf_put_binary(w, text), texts++;
+                else if (type == 'b')
+                    etf_put_binary(w, "bytes");
+                else
+                    put_nil(w);
+            }
+            put_nil(w);
+            bool ok = parse(0, false);
+            CHECK(ok == (surplus == 0));
+            const struct step *step = ok && q.step_count == 1 ? &q.steps[0] : NULL;
+            CHECK(step == NULL || (step->kind == kind && texts <= (int)COUNT_OF(step->text) && numbers <= (int)COUNT_OF(step->number)));
+            for (int i = 0; step != NULL && i < texts; i++)
+                CHECK(step->text[i][0] == 'a' + i);
+            for (int i = 0; step != NULL && i < numbers; i++)
+                CHECK_INT(step->number[i], 40 + i);
+            CHECK(step == NULL || strchr(kind->arguments, 'b') == NULL || step->data_length == 5);
+            done();
+        }
+}
+
+/* ---- a batch for a parked child ------------------------------------------------------------------------------ */
+
+static bool parse_batch(void) {
+    uint8_t *copy = exact_copy(term.data, term.w.used);
+    bool ok = request_parse_steps(&q, (struct etf_slice){copy, term.w.used});
+    CHECK(q.arena_used <= q.arena_size);
+    free(copy);
+    return ok;
+}
+
+static struct etf_writer *begin_batch(const char *name, uint32_t count) {
+    struct etf_writer *w = term_begin(&term);
+    etf_put_tuple(w, 2);
+    etf_put_atom(w, name);
+    put_list(w, count);
+    return w;
+}
+
+static void a_batch(void) {
+    struct etf_writer *w = begin_batch("steps", 3);
+    etf_put_tuple(w, 2), etf_put_atom(w, "umask"), etf_put_integer(w, 18);
+    etf_put_tuple(w, 2), etf_put_atom(w, "optional");
+    etf_put_tuple(w, 2), etf_put_atom(w, "hostname"), etf_put_binary(w, "box");
+    etf_put_tuple(w, 3), etf_put_atom(w, "seccomp"), put_bytes(w, "\6\0\0\0\0\0\xff\x7f", 8), etf_put_integer(w, 2);
+    put_nil(w);
+    size_t whole = w->used;
+    CHECK(parse_batch());
+    CHECK_INT(q.step_count, 3);
+    CHECK(!q.steps[0].optional && q.steps[1].optional && q.steps[2].data_length == 8);
+    CHECK(q.argv == NULL && q.fd_count == 0);
+    request_free(&q);
+    for (term.w.used = 0; term.w.used < whole; term.w.used++) {
+        CHECK(!parse_batch());
+        request_free(&q);
+    }
+    put_nil(term_begin(&term)); /* no tuple at all */
+    CHECK(!parse_batch());
+    request_free(&q);
+}
+
+static void an_empty_batch(void) {
+    struct etf_writer *w = term_begin(&term);
+    etf_put_tuple(w, 2), etf_put_atom(w, "steps"), put_nil(w);
+    CHECK(parse_batch());
+    CHECK_INT(q.step_count, 0);
+    request_free(&q);
+    put_nil(w); /* something behind it */
+    CHECK(!parse_batch());
+    request_free(&q);
+}
+
+static void bad_batches(void) {
+    static const char *const names[] = {"spawn", "step", "Steps"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct etf_writer *w = begin_batch(names[i], 1);
+        etf_put_tuple(w, 1), etf_put_atom(w, "no_new_privs"), put_nil(w);
+        CHECK(!parse_batch());
+        request_free(&q);
+    }
+    struct etf_writer *w = begin_batch("steps", 2); /* the checkpoint is behind it */
+    etf_put_tuple(w, 1), etf_put_atom(w, "no_new_privs");
+    etf_put_atom(w, "checkpoint"), put_nil(w);
+    CHECK(!parse_batch());
+    request_free(&q);
+    w = begin_batch("steps", 1);
+    etf_put_tuple(w, 1), etf_put_atom(w, "typo"), put_nil(w);
+    CHECK(!parse_batch());
+    request_free(&q);
 }
 
 /* A number that does not fit what the kernel takes must not be cut until it does: uid 2^32 is not root. */
@@ -610,7 +771,7 @@ static void cwd_and_no_new_privs_are_steps(void) {
     etf_put_atom(w, "no_new_privs"), etf_put_atom(w, "true");
     CHECK(parse(0, true));
     CHECK_INT(q.step_count, 2);
-    CHECK(strcmp(q.steps[0].kind->name, "chdir") == 0 && strcmp(q.steps[0].text, "/usr") == 0);
+    CHECK(strcmp(q.steps[0].kind->name, "chdir") == 0 && strcmp(q.steps[0].text[0], "/usr") == 0);
     CHECK(strcmp(q.steps[1].kind->name, "no_new_privs") == 0);
     done();
     ACCEPTED("no_new_privs", "\x77\x05" "false", true);
@@ -746,6 +907,13 @@ int main(void) {
     RUN(bad_fds);
     RUN(steps);
     RUN(bad_steps);
+    RUN(arguments_of_steps);
+    RUN(bad_arguments_of_steps);
+    RUN(every_kind_of_step);
+    RUN(a_batch);
+    RUN(an_empty_batch);
+    RUN(bad_batches);
+    RUN(init_needs_a_pid_namespace);
     RUN(ids_are_not_cut);
     RUN(the_orphan_policy);
     RUN(booleans);

@@ -1,0 +1,455 @@
+#include "mounts.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include "raw.h"
+
+/* Libcs and headers differ in having these. */
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#define SYS_fsopen 430
+#define SYS_fsconfig 431
+#define SYS_fsmount 432
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+enum {
+    TREE_CLONE = 1,
+    RECURSIVELY = 0x8000, /* AT_RECURSIVE */
+    FD_TO_FD = 0x4 | 0x40, /* MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH */
+    IN_ROOT = 0x10,       /* RESOLVE_IN_ROOT */
+    SET_FLAG = 0, SET_STRING = 1, CREATE = 6, /* fsconfig(2) */
+    CLOEXEC = 1,          /* of fsopen(2) and fsmount(2) */
+    STRING_LIMIT = 255,   /* of fsconfig(2) */
+    PAGE_LIMIT = 4095,    /* of mount(2), which cuts what is longer without a word */
+    LOOKUPS = 1000,
+};
+
+struct attributes { /* struct mount_attr */
+    uint64_t set, clear, propagation, user_namespace;
+};
+
+static void drop(long fd) {
+    if (fd >= 0)
+        (void)RAW1(close, fd);
+}
+
+/* ---- looking up and making, below the root ------------------------------------------------------------------- */
+
+static long root_of(const struct step_room *room) {
+    return room->root >= 0 ? RAW3(fcntl, room->root, F_DUPFD_CLOEXEC, 3)
+                           : RAW4(openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+}
+
+static long open_below(const struct step_room *room, const char *path, uint64_t flags, uint64_t mode) {
+    struct {
+        uint64_t flags, mode, resolve;
+    } how = {flags | O_CLOEXEC, mode, IN_ROOT};
+    long root = root_of(room);
+    if (root < 0)
+        return root;
+    long fd = -EAGAIN; /* as long as anything on this machine is mounted or renamed while a ".." is crossed */
+    for (int i = 0; i < LOOKUPS && fd == -EAGAIN; i++)
+        fd = RAW4(openat2, root, path, &how, sizeof how);
+    drop(root);
+    return fd;
+}
+
+/* mount(2), umount2(2) and pivot_root(2) take paths only. "." is one that needs no /proc, in which we might not be. */
+static long work_in(long directory) {
+    long before = RAW4(openat, AT_FDCWD, ".", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    long result = before < 0 ? before : RAW1(fchdir, directory);
+    if (result >= 0)
+        return before;
+    drop(before);
+    return result;
+}
+
+static void work_again_in(long directory) {
+    (void)RAW1(fchdir, directory);
+    drop(directory);
+}
+
+/* The directory that the path's last component is in, made where it is missing; the component itself in `*name`. */
+static long open_parent(const struct step_room *room, const char *path, const char **name) {
+    char prefix[4096];
+    size_t length = strlen(path);
+    if (length >= sizeof prefix)
+        return -ENAMETOOLONG;
+    long parent = root_of(room);
+    *name = path;
+    for (size_t i = 0; i <= length && parent >= 0; i++) {
+        if (path[i] != '/' || path + i == *name) { /* not at the end of a component */
+            if (path[i] == '/')
+                *name = path + i + 1;
+            continue;
+        }
+        size_t rest = strspn(path + i, "/");
+        if (path[i + rest] == '\0') /* slashes at the end */
+            break;
+        memcpy(prefix, path, i);
+        prefix[i] = '\0';
+        long next = open_below(room, prefix, O_PATH | O_DIRECTORY, 0);
+        if (next == -ENOENT) {
+            long made = RAW3(mkdirat, parent, prefix + (*name - path), 0755);
+            if (made >= 0) /* whatever the umask is */
+                (void)RAW3(fchmodat, parent, prefix + (*name - path), 0755);
+            next = made < 0 && made != -EEXIST ? made : open_below(room, prefix, O_PATH | O_DIRECTORY, 0);
+        }
+        drop(parent);
+        parent = next;
+        *name = path + i + rest;
+        i += rest - 1;
+    }
+    return parent;
+}
+
+/* A place to mount on: a directory, or a file for a file. */
+static long open_mount_point(const struct step_room *room, const char *path, bool directory) {
+    long found = open_below(room, path, O_PATH, 0);
+    if (found != -ENOENT)
+        return found;
+    const char *name;
+    long parent = open_parent(room, path, &name);
+    if (parent < 0)
+        return parent;
+    long made = directory ? RAW3(mkdirat, parent, name, 0755)
+                          : RAW4(openat, parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
+    if (made >= 0)
+        (void)RAW3(fchmodat, parent, name, directory ? 0755 : 0644);
+    drop(parent);
+    if (made < 0 && made != -EEXIST)
+        return made;
+    if (!directory)
+        drop(made);
+    return open_below(room, path, O_PATH, 0);
+}
+
+long mount_make_dir(const struct step *s, struct step_room *room) {
+    const char *name;
+    long found = open_below(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+    if (found >= 0 || found != -ENOENT) {
+        drop(found);
+        return found < 0 ? found : 0;
+    }
+    long parent = open_parent(room, s->text[0], &name);
+    if (parent < 0)
+        return parent;
+    long result = RAW3(mkdirat, parent, name, s->number[0]);
+    if (result >= 0) /* whatever the umask is */
+        result = RAW3(fchmodat, parent, name, s->number[0]);
+    drop(parent);
+    return result;
+}
+
+long mount_make_file(const struct step *s, struct step_room *room) {
+    const char *name;
+    long parent = open_parent(room, s->text[0], &name);
+    if (parent < 0)
+        return parent;
+    drop(parent);
+    /* O_NONBLOCK: nobody waits for the reader of a FIFO. */
+    long fd = open_below(room, s->text[0], O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, (uint64_t)s->number[0]);
+    if (fd < 0)
+        return fd;
+    long result = RAW2(fchmod, fd, s->number[0]);
+    for (size_t written = 0; written < s->data_length && result >= 0;) {
+        result = RAW3(write, fd, s->data + written, s->data_length - written);
+        written += result > 0 ? (size_t)result : 0;
+    }
+    drop(fd);
+    return result < 0 ? result : 0;
+}
+
+long mount_make_symlink(const struct step *s, struct step_room *room) {
+    char there[4096];
+    const char *name;
+    long parent = open_parent(room, s->text[1], &name);
+    if (parent < 0)
+        return parent;
+    long result = RAW3(symlinkat, s->text[0], parent, name);
+    if (result == -EEXIST) { /* the same one is as good */
+        long length = RAW4(readlinkat, parent, name, there, sizeof there);
+        if (length == (long)strlen(s->text[0]) && memcmp(there, s->text[0], (size_t)length) == 0)
+            result = 0;
+    }
+    drop(parent);
+    return result;
+}
+
+/* ---- mounting ------------------------------------------------------------------------------------------------ */
+
+static long set_attributes(long mount, int64_t set, int64_t clear, int64_t propagation, bool recursively) {
+    struct attributes attributes = {(uint64_t)set, (uint64_t)clear, (uint64_t)propagation, 0};
+    long flags = AT_EMPTY_PATH | (recursively ? RECURSIVELY : 0);
+    return RAW5(mount_setattr, mount, "", flags, &attributes, sizeof attributes);
+}
+
+/* Both fds are ours to close. */
+static long move_onto(long mount, long target) {
+    long result = target < 0 ? target : RAW5(move_mount, mount, "", target, "", FD_TO_FD);
+    drop(target);
+    drop(mount);
+    return result;
+}
+
+static long take_tree(const char *source, bool recursively) {
+    return RAW3(open_tree, AT_FDCWD, source, TREE_CLONE | O_CLOEXEC | (recursively ? RECURSIVELY : 0));
+}
+
+long mount_bind(const struct step *s, struct step_room *room) {
+    struct stat what;
+    bool recursively = s->number[1] != 0;
+    long tree = take_tree(s->text[0], recursively);
+    if (tree < 0)
+        return tree;
+    long result = s->number[0] != 0 ? set_attributes(tree, s->number[0], 0, 0, recursively) : 0;
+    if (result >= 0)
+        result = RAW4(newfstatat, tree, "", &what, AT_EMPTY_PATH);
+    if (result < 0) {
+        drop(tree);
+        return result;
+    }
+    return move_onto(tree, open_mount_point(room, s->text[1], S_ISDIR(what.st_mode)));
+}
+
+/* The options are separated by commas; a comma in one has a backslash before it. `take` gets each, without backslashes. */
+static long each_option(const char *options, long context, long (*take)(long context, char *option)) {
+    char option[4096];
+    long result = 0;
+    while (*options != '\0' && result >= 0) {
+        size_t used = 0;
+        for (; *options != '\0' && *options != ','; options++) {
+            if (*options == '\\' && options[1] != '\0')
+                options++;
+            if (used + 1 == sizeof option)
+                return -ENAMETOOLONG;
+            option[used++] = *options;
+        }
+        option[used] = '\0';
+        options += *options == ',';
+        result = take(context, option);
+    }
+    return result;
+}
+
+static long configure(long context, char *option) {
+    char *value = strchr(option, '=');
+    if (value == NULL)
+        return RAW5(fsconfig, context, SET_FLAG, option, NULL, 0);
+    *value++ = '\0';
+    return RAW5(fsconfig, context, SET_STRING, option, value, 0);
+}
+
+static bool has_long_option(const char *options) {
+    for (; *options != '\0'; options += strcspn(options, ",") + (options[strcspn(options, ",")] == ','))
+        if (strcspn(options, ",") > STRING_LIMIT)
+            return true;
+    return false;
+}
+
+/* fsconfig(2) takes no long values, of which overlayfs has some. mount(2) does. */
+static long mount_the_old_way(const struct step *s, const struct step_room *room) {
+    if (strlen(s->text[3]) > PAGE_LIMIT)
+        return -E2BIG;
+    long target = open_mount_point(room, s->text[2], true);
+    long before = target < 0 ? target : work_in(target);
+    drop(target);
+    if (before < 0)
+        return before;
+    long result = RAW5(mount, s->text[1], ".", s->text[0], s->number[0], s->text[3]);
+    work_again_in(before);
+    return result;
+}
+
+static long new_mount(const struct step *s) {
+    long context = RAW2(fsopen, s->text[0], CLOEXEC);
+    if (context < 0)
+        return context;
+    long result = s->text[1][0] != '\0' ? RAW5(fsconfig, context, SET_STRING, "source", s->text[1], 0) : 0;
+    if (result >= 0)
+        result = each_option(s->text[3], context, configure);
+    if (result >= 0)
+        result = RAW5(fsconfig, context, CREATE, NULL, NULL, 0);
+    if (result >= 0)
+        result = RAW3(fsmount, context, CLOEXEC, s->number[0]);
+    drop(context);
+    return result;
+}
+
+/* MOUNT_ATTR_RDONLY, NOSUID, NODEV and NOEXEC are the same bits as MS_*. */
+long mount_new(const struct step *s, struct step_room *room) {
+    if (has_long_option(s->text[3]))
+        return mount_the_old_way(s, room);
+    long mount = new_mount(s);
+    return mount < 0 ? mount : move_onto(mount, open_mount_point(room, s->text[2], true));
+}
+
+long mount_remount(const struct step *s, struct step_room *room) {
+    long mount = open_below(room, s->text[0], O_PATH, 0);
+    if (mount < 0)
+        return mount;
+    long result = set_attributes(mount, s->number[0], s->number[1], 0, s->number[2] != 0);
+    drop(mount);
+    return result;
+}
+
+enum { HARMLESS = 1 | 2 | 4 | 8 }; /* MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC */
+
+/* What is there becomes a mount of its own, and read-only. What is not there needs no protection. */
+long mount_protect(const struct step *s, struct step_room *room) {
+    long place = open_below(room, s->text[0], O_PATH, 0);
+    if (place < 0)
+        return place == -ENOENT ? 0 : place;
+    long tree = RAW3(open_tree, place, "", TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | RECURSIVELY);
+    long result = tree < 0 ? tree : set_attributes(tree, HARMLESS, 0, 0, true);
+    if (result >= 0)
+        return move_onto(tree, place);
+    drop(tree);
+    drop(place);
+    return result;
+}
+
+/* What is there is covered: a directory by an empty one, a file by the null device. */
+long mount_mask(const struct step *s, struct step_room *room) {
+    static const struct step empty = {.text = {"tmpfs", "tmpfs", "", "size=4k,mode=555"}, .number = {HARMLESS}};
+    struct stat what;
+    long place = open_below(room, s->text[0], O_PATH, 0);
+    if (place < 0)
+        return place == -ENOENT ? 0 : place;
+    long result = RAW4(newfstatat, place, "", &what, AT_EMPTY_PATH);
+    long cover = result < 0 ? result : S_ISDIR(what.st_mode) ? new_mount(&empty) : take_tree("/dev/null", false);
+    if (cover >= 0 && !S_ISDIR(what.st_mode))
+        result = set_attributes(cover, 1 | 2 | 8, 0, 0, false); /* all of HARMLESS but NODEV: it is a device */
+    if (cover >= 0 && result >= 0)
+        return move_onto(cover, place);
+    drop(cover);
+    drop(place);
+    return result < 0 ? result : cover;
+}
+
+long mount_propagation(const struct step *s, struct step_room *room) {
+    long mount = open_below(room, s->text[0], O_PATH, 0);
+    if (mount < 0)
+        return mount;
+    long result = set_attributes(mount, 0, 0, s->number[0], s->number[1] != 0);
+    drop(mount);
+    if (result >= 0 && strcmp(s->text[0], "/") == 0)
+        room->root_is_unbindable = false;
+    return result;
+}
+
+/* What is mounted from here on stays in the workload's own mount namespace, and what the host mounts stays out. */
+long mount_private(const struct step *s, struct step_room *unused) {
+    (void)s, (void)unused;
+    return RAW5(mount, NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL);
+}
+
+long mount_move(const struct step *s, struct step_room *room) {
+    struct stat what;
+    long mount = open_below(room, s->text[0], O_PATH, 0);
+    long result = mount < 0 ? mount : RAW4(newfstatat, mount, "", &what, AT_EMPTY_PATH);
+    if (result >= 0)
+        return move_onto(mount, open_mount_point(room, s->text[1], S_ISDIR(what.st_mode)));
+    drop(mount);
+    return result;
+}
+
+/* By its path alone: an fd of the mount would keep it busy. The root is our own by now, so no symlink leads out of it. */
+long mount_umount(const struct step *s, struct step_room *room) {
+    return room->root >= 0 ? -EINVAL : RAW2(umount2, s->text[0], s->number[0]);
+}
+
+/* ---- the root ------------------------------------------------------------------------------------------------ */
+
+/* `path` becomes a mount of its own, as pivot_root(2) wants it. No path: an empty tmpfs, on top of "/"; our own root is below
+ * it, so that we see all that we saw. */
+long mount_root(const struct step *s, struct step_room *room) {
+    static const struct step empty = {.text = {"tmpfs", "tmpfs", "", "mode=755"}, .number = {MS_NOSUID | MS_NODEV}};
+    bool fresh = s->text[0][0] == '\0';
+    const char *path = fresh ? "/" : s->text[0];
+    long mount = fresh ? new_mount(&empty) : take_tree(path, true);
+    if (mount < 0)
+        return mount;
+    long target = RAW4(openat, AT_FDCWD, path, O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
+    long result = target < 0 ? target : RAW5(move_mount, mount, "", target, "", FD_TO_FD);
+    drop(target);
+    if (result >= 0) /* what is bound from "/" or thereabouts is without it */
+        result = set_attributes(mount, 0, 0, MS_UNBINDABLE, false);
+    if (result < 0) {
+        drop(mount);
+        return result;
+    }
+    drop(room->root);
+    room->root = (int)mount;
+    room->root_is_unbindable = true;
+    return 0;
+}
+
+long mount_pivot_root(const struct step *s, struct step_room *room) {
+    (void)s;
+    if (room->root < 0)
+        return -EINVAL;
+    long result = room->root_is_unbindable ? set_attributes(room->root, 0, 0, MS_PRIVATE, false) : 0;
+    long before = result < 0 ? result : work_in(room->root);
+    drop(room->root);
+    room->root = -1;
+    if (before < 0)
+        return before;
+    result = RAW2(pivot_root, ".", "."); /* the old root is on top of the new one now … */
+    if (result < 0) {
+        work_again_in(before);
+        return result;
+    }
+    drop(before);
+    result = RAW2(umount2, ".", MNT_DETACH); /* … and gone */
+    return result < 0 ? result : RAW1(chdir, "/");
+}
+
+/* ---- the terminal's name ------------------------------------------------------------------------------------- */
+
+static bool names_the_terminal(const char *path) {
+    struct stat named, ours;
+    return RAW4(newfstatat, AT_FDCWD, path, &named, 0) == 0 && RAW4(newfstatat, 0, "", &ours, AT_EMPTY_PATH) == 0 &&
+           named.st_dev == ours.st_dev && named.st_ino == ours.st_ino;
+}
+
+static bool is_same_directory(const char *path, const struct step_room *room) {
+    struct stat there;
+    return RAW4(newfstatat, AT_FDCWD, path, &there, 0) == 0 && there.st_dev == room->dev_device &&
+           there.st_ino == room->dev_inode;
+}
+
+/* As long as the host's /dev/pts is there, the terminal can be taken from it; whoever mounts another one, or another root,
+ * needs it later (mount_name_terminal). Where it has no name even now, it will have none. */
+long mount_keep_terminal(const struct step *s, struct step_room *room) {
+    struct stat dev;
+    if (RAW4(newfstatat, AT_FDCWD, "/dev", &dev, 0) == 0) {
+        room->dev_device = dev.st_dev;
+        room->dev_inode = dev.st_ino;
+    }
+    room->terminal = names_the_terminal(s->text[0]) ? (int)take_tree(s->text[0], false) : -1;
+    return 0;
+}
+
+/* What container runtimes do: a terminal without a name in the workload's own /dev becomes its /dev/console, where
+ * ttyname(3) finds it. It is made there if need be, but not in a /dev that is still the host's. Without one it stays unnamed. */
+long mount_name_terminal(const struct step *s, struct step_room *room) {
+    if (room->terminal < 0 || names_the_terminal(s->text[0]))
+        return 0;
+    if (!is_same_directory("/dev", room)) {
+        long file = RAW4(openat, AT_FDCWD, "/dev/console", O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+        drop(file);
+    }
+    long result = RAW5(move_mount, room->terminal, "", AT_FDCWD, "/dev/console", 0x4); /* MOVE_MOUNT_F_EMPTY_PATH */
+    return result < 0 && result != -ENOMEM && result != -ENOSPC ? 0 : result; /* it is a name, and no more */
+}

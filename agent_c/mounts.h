@@ -1,0 +1,28 @@
+/* mount(2) and its successors, as steps of the child; and what has to exist for them.
+ *
+ * Where something is mounted or made is always named as seen from the root that is being built, and looked up with openat2(2)
+ * and RESOLVE_IN_ROOT: no symlink leads out of it, whoever made what is in there. Mounts are moved from one fd onto another
+ * (open_tree(2), fsmount(2), move_mount(2)), so that between the look-up and the mount nothing can be exchanged. */
+#ifndef LINX_MOUNTS_H
+#define LINX_MOUNTS_H
+
+#include "steps.h"
+
+long mount_private(const struct step *step, struct step_room *room);
+long mount_keep_terminal(const struct step *step, struct step_room *room);
+long mount_name_terminal(const struct step *step, struct step_room *room);
+long mount_root(const struct step *step, struct step_room *room);
+long mount_bind(const struct step *step, struct step_room *room);
+long mount_new(const struct step *step, struct step_room *room);
+long mount_remount(const struct step *step, struct step_room *room);
+long mount_move(const struct step *step, struct step_room *room);
+long mount_umount(const struct step *step, struct step_room *room);
+long mount_protect(const struct step *step, struct step_room *room);
+long mount_mask(const struct step *step, struct step_room *room);
+long mount_propagation(const struct step *step, struct step_room *room);
+long mount_make_dir(const struct step *step, struct step_room *room);
+long mount_make_file(const struct step *step, struct step_room *room);
+long mount_make_symlink(const struct step *step, struct step_room *room);
+long mount_pivot_root(const struct step *step, struct step_room *room);
+
+#endif
