@@ -58,8 +58,8 @@ class Caller:
             os.getsid(0),
             os.sched_getscheduler(0),
             os.sched_getparam(0).sched_priority,
-            _read("/proc/thread-self/oom_score_adj"),
-            _read("/proc/thread-self/cgroup"),
+            read_file("/proc/thread-self/oom_score_adj"),
+            read_file("/proc/thread-self/cgroup"),
         )
         limits = tuple(map(resource.getrlimit, range(16)))
         return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
@@ -69,7 +69,7 @@ def _status() -> list[bytes]:
     """The fields of ``/proc/thread-self/status`` (``proc(5)``), found rather than parsed: this is done at every
     spawn.
     """
-    text = _read("/proc/thread-self/status")
+    text = read_file("/proc/thread-self/status")
     values = []
     for name in _STATUS_FIELDS:
         start = text.find(name)
@@ -77,7 +77,8 @@ def _status() -> list[bytes]:
     return values
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """A small file of /proc. Raises `NotSupported` where that is not mounted."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -251,6 +251,106 @@ def _optional(value: Any, name: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def _domainname(value: Any, name: str) -> str:
+    text = _text(value, name)
+    if len(os.fsencode(text)) > 64:
+        raise ValueError(f"{name} must have at most 64 bytes (setdomainname(2)), not {value!r}")
+    return text
+
+
+def _cpu_affinity(value: Any, name: str) -> frozenset[int]:
+    numbers = frozenset(_integer(0, 8191)(item, name) for item in _words(value, name))
+    if not numbers:
+        raise ValueError(f"{name} is empty: it needs at least one CPU")
+    return numbers
+
+
+def _sysctls(value: Any, name: str) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping like {{'net.ipv4.ip_forward': 1}}, not {value!r}")
+    checked = {}
+    for key, setting in value.items():
+        path = _sysctl_path(_text(key, f"a name in {name}"), name)
+        if isinstance(setting, bool) or not isinstance(setting, (str, int)):
+            raise TypeError(f"{name}[{key!r}] must be a str or an int, not {setting!r}")
+        checked[path] = _text(str(setting), f"{name}[{key!r}]")
+    return checked
+
+
+def _sysctl_path(key: str, name: str) -> str:
+    """With slashes. Where dots separate, a slash is a dot of the name (``net.ipv4.conf.eth0/1``), see ``sysctl(8)``."""
+    first = min((key.find(sign) for sign in "./" if sign in key), default=-1)
+    path = key.translate({ord("."): "/", ord("/"): "."}) if first >= 0 and key[first] == "." else key
+    if not path or any(part in ("", ".", "..") for part in path.split("/")) or len(path) > 400:
+        raise ValueError(f"{name} has {key!r}, which is no name of a sysctl")
+    if sysctl_namespace(path) is None:
+        raise ValueError(f"{name} has {key!r}, which belongs to no namespace: it would change the host")
+    return path
+
+
+def _time_offsets(value: Any, name: str) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping like {{'boottime': 3600}}, not {value!r}")
+    for clock, seconds in value.items():
+        if clock not in ("monotonic", "boottime"):
+            raise ValueError(f"{name} has {clock!r}; the clocks that can have an offset are: boottime, monotonic")
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(f"{name}[{clock!r}] must be a number of seconds, not {seconds!r}")
+        if not abs(seconds) < 2**33:  # some 272 years; the kernel takes half of that (KTIME_MAX / 2)
+            raise ValueError(f"{name}[{clock!r}] must be less than 2**33 seconds, not {seconds!r}")
+    return dict(value)
+
+
+_IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
+
+
+def sysctl_namespace(path: str) -> str | None:
+    """The kind of namespace that a sysctl belongs to; `None` for those of the whole machine."""
+    match path.split("/"):
+        case ["net", *_]:
+            return "net"
+        case ["kernel", name] if name in _IPC_SYSCTLS:
+            return "ipc"
+        case ["fs", "mqueue", _]:
+            return "ipc"
+        case ["user", name] if name.startswith("max_"):
+            return "user"
+    return None
+
+
+# These modules are large, and most workloads need none of them: they are imported when somebody does.
+
+
+def _user(value: Any, name: str) -> Any:
+    from linx_trio._idmaps import check_user
+
+    return check_user(value, name)
+
+
+def _root(value: Any, name: str) -> Any:
+    from linx_trio._mount_tree import check_root
+
+    return check_root(value, name)
+
+
+def _mounts(value: Any, name: str) -> Any:
+    from linx_trio._mount_tree import check_mounts
+
+    return check_mounts(value, name)
+
+
+def _capabilities(value: Any, name: str) -> Any:
+    from linx_trio._capabilities import check_policy
+
+    return check_policy(value, name)
+
+
+def _seccomp(value: Any, name: str) -> Any:
+    from linx_trio._seccomp_filter import check_filter
+
+    return None if value is None else check_filter(value, name)
+
+
 CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
     "argv": _argv,
     "namespaces": _namespaces,
@@ -270,9 +370,20 @@ CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
     "umask": _or_none(_integer(0, 0o777)),
     "nice": _integer(-40, 40),
     "rlimits": _rlimits,
+    "oom_score_adj": _or_none(_integer(-1000, 1000)),
+    "cpu_affinity": _or_none(_cpu_affinity),
     "hostname": _or_none(_hostname),
+    "domainname": _or_none(_domainname),
+    "sysctls": _sysctls,
+    "time_offsets": _time_offsets,
+    "init": _bool,
     "new_session": _bool,
     "pass_fds": _pass_fds,
     "no_new_privs": _bool,
+    "user": _user,
+    "root": _root,
+    "mounts": _mounts,
+    "capabilities": _capabilities,
+    "seccomp": _seccomp,
     "optional": _optional,
 }

@@ -98,7 +98,40 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("setuid", errno.EPERM): "another uid needs CAP_SETUID",
     ("setgid", errno.EINVAL): "the gid is not mapped in the workload's user namespace",
     ("setuid", errno.EINVAL): "the uid is not mapped in the workload's user namespace",
+    ("mount", errno.EPERM): (
+        "mounting needs CAP_SYS_ADMIN in the mount namespace's user namespace; there the host's flags are locked, proc "
+        "needs a fresh pid namespace, and sysfs a fresh net namespace"
+    ),
+    ("mount", errno.ENOENT): "the source does not exist, or the target cannot be made",
+    ("unshare", errno.EPERM): "a fresh namespace needs CAP_SYS_ADMIN in the user namespace that was entered",
+    ("setns_net", errno.EINVAL): "the file there is no network namespace",
+    ("netlink", errno.EPROTONOSUPPORT): "this kernel is built without that netlink protocol",
+    ("time_offsets", errno.EPERM): "time namespaces need CAP_SYS_ADMIN, offsets CAP_SYS_TIME: be root, or add 'user'",
+    ("time_offsets", errno.ERANGE): "with that offset the clock would be negative, or beyond what the kernel counts",
+    ("time_offsets", errno.EINVAL): "this kernel is built without time namespaces, or does not take that offset",
+    ("time_offsets", errno.ENOENT): "this kernel is built without time namespaces",
+    ("mount", errno.EINVAL): (
+        "the kernel knows this file system, but not these options or flags; or the source is unbindable; or what is to "
+        "be moved or undone is no mount point, or is locked together with those of another user namespace"
+    ),
+    ("mount", errno.ENODEV): "this kernel does not know that file system (/proc/filesystems)",
+    ("pivot_root", errno.EINVAL): (
+        "the new root must be a mount point that is not shared, and neither may be what it is mounted on: leave out "
+        "Propagation('/', 'shared')"
+    ),
+    ("sysctl", errno.ENOENT): "there is no such sysctl in these namespaces",
+    ("sysctl", errno.EACCES): "it cannot be changed with these rights, or in these namespaces",
+    ("sysctl", errno.EINVAL): "the kernel does not take that value",
+    ("oom_score_adj", errno.EACCES): "lowering it needs CAP_SYS_RESOURCE",
+    ("cpu_affinity", errno.EINVAL): "none of these CPUs is there, or allowed by the cgroup (cpuset)",
+    ("cap_drop_bounding", errno.EPERM): "dropping needs CAP_SETPCAP: be root, or add 'user' to namespaces",
+    ("cap_set_thread", errno.EPERM): "the caller itself does not have what is to be kept",
+    ("cap_set_ambient", errno.EPERM): "ambient capabilities must be permitted and inheritable first",
+    ("seccomp_install", errno.EACCES): "without CAP_SYS_ADMIN a filter needs no_new_privs=True",
     ("hostname", errno.EPERM): "the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace",
+    ("domainname", errno.EPERM): "the domain name needs CAP_SYS_ADMIN in the uts namespace's user namespace",
+    ("seccomp_install", errno.EINVAL): "this kernel does not take that program, or one of its flags",
+    ("seccomp_install", errno.ENOSPC): "16 filters can be installed",
     ("chdir", errno.EACCES): "the workload's own ids (uid=, gid=, groups=) may not enter it",
     ("connect_unix", errno.ENOENT): "nobody has bound a socket there: bind and listen before the workload is spawned",
     ("connect_unix", errno.ECONNREFUSED): "there is a socket, but nobody listens on it (any more)",

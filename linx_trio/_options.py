@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import trio
 
@@ -153,11 +153,25 @@ RLIMITS: Mapping[str, int] = {
 }  # fmt: skip
 """The kernel's numbers for the limits of ``getrlimit(2)``."""
 
-OPTIONAL = frozenset({"groups", "hostname", "nice", "no_new_privs", "rlimits"})
+OPTIONAL = frozenset(
+    {
+        *("cpu_affinity", "domainname", "groups", "hostname", "nice", "no_new_privs", "oom_score_adj", "rlimits"),
+        "sysctls",
+        "time_offsets",
+    }
+)
 """The options that can be given up one by one where the kernel refuses them."""
 
 PASS_FDS_LIMIT = 240
 """``unix(7)`` passes 253 at a time, and the standard streams and the directory need some."""
+
+
+if TYPE_CHECKING:
+    from linx_trio._capabilities import Policy
+    from linx_trio._idmaps import Maps
+    from linx_trio._mount_entries import Tmpfs
+    from linx_trio._mount_steps import Entry
+    from linx_trio._seccomp_filter import Filter
 
 
 class CommonOptions(TypedDict, total=False):
@@ -178,9 +192,13 @@ class CommonOptions(TypedDict, total=False):
     umask: int | None
     nice: int
     rlimits: Mapping[str, tuple[int, int]]
+    oom_score_adj: int | None
+    cpu_affinity: Iterable[int] | None
     new_session: bool
     pass_fds: Iterable[int | HasFileno]
     no_new_privs: bool
+    capabilities: Policy | None
+    seccomp: Filter | None
     optional: Iterable[str]
 
 
@@ -189,6 +207,13 @@ class RunOptions(CommonOptions, total=False):
 
     namespaces: Iterable[str | Namespace]
     hostname: str | None
+    domainname: str | None
+    sysctls: Mapping[str, str | int]
+    time_offsets: Mapping[str, float]
+    init: bool
+    user: Maps | None
+    root: Argument | Tmpfs | None
+    mounts: Iterable[Entry]
 
 
 class Options(RunOptions, total=False):
@@ -197,7 +222,24 @@ class Options(RunOptions, total=False):
     stdin: StdioSpec
 
 
+class SandboxOptions(CommonOptions, total=False):
+    """The keyword arguments of `sandbox`: those that it does not decide itself."""
+
+    stdin: StdioSpec
+    hostname: str | None
+    domainname: str | None
+    sysctls: Mapping[str, str | int]
+    time_offsets: Mapping[str, float]
+    init: bool
+    mounts: Iterable[Entry]
+
+
 class EnterOptions(CommonOptions, total=False):
     """The keyword arguments of `enter`, its own ``namespaces`` aside."""
 
     stdin: StdioSpec
+    hostname: str | None
+    domainname: str | None
+    sysctls: Mapping[str, str | int]
+    root: Argument | Tmpfs | None
+    mounts: Iterable[Entry]

@@ -7,11 +7,12 @@ from __future__ import annotations
 import errno
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
-from linx_trio._caller import Caller
+from linx_trio._caller import Caller, read_file
 from linx_trio._hints import hint_for
 from linx_trio._options import LINGER, RLIMITS
 from linx_trio._proto import etf
@@ -22,6 +23,9 @@ from linx_trio._target import Pinned
 from linx_trio._workload import Workload
 from linx_trio.errors import NotSupported, SetupError, setup_error
 
+if TYPE_CHECKING:
+    from linx_trio._capabilities import Policy
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -31,12 +35,16 @@ class Request:
     origins: Sequence[tuple[str, str]]
     workload: Workload
     entered: Pinned | None = None
+    after_mapping: tuple[list[m.Step], list[tuple[str, str]]] | None = None
+    """With id maps that only this side can write: what the child does once they are written, before it is ready."""
 
     def frame(self) -> bytes:
         """The message's frame. Raises `SetupError` for one that is longer than frames can be: execve(2) takes less."""
         try:
             return self.message.frame()
         except (etf.CodecError, FramingError):
+            if self.workload.mounts:
+                raise setup_error(errno.E2BIG, "request", "mounts", _TOO_LARGE) from None
             hint = hint_for("execve", errno.E2BIG, self.workload)
             raise setup_error(errno.E2BIG, "execve", self.workload.arguments[0], hint) from None
 
@@ -59,12 +67,15 @@ class Request:
             thing = self.entered.target.name
         elif refusal.stage == "stdio" and refusal.step in range(len(STREAMS)):
             thing = STREAMS[refusal.step]
+        elif refusal.stage == "seccomp_install" and self.workload.seccomp is not None:
+            thing = self.workload.seccomp.label
         elif 0 <= refusal.step < len(self.origins):
             thing = self.origins[refusal.step][1]
         hint = hint_for(refusal.stage, refusal.errno, self.workload)
         return setup_error(refusal.errno, refusal.stage, thing, hint)
 
 
+_TOO_LARGE = "argv, env and all mounts, with the contents of files, have room for 16 MiB"
 _UNSEALED = "the agent must run from a sealed copy in memory, which this kernel refuses: see vm.memfd_noexec"
 
 
@@ -81,9 +92,19 @@ def build(
     """The request for `workload`, to an agent that started out as `baseline`. `terminal` is the name of the one that
     the standard streams are, if they are one; `entered` is whose namespaces are joined.
     """
-    # Where another user namespace is entered, the agent drops the caller's groups, if that is allowed.
-    keeps_groups = entered is not None and entered.has_other_user_namespace()
-    steps, origins = _steps(workload, caller, baseline, terminal, keeps_groups=keeps_groups)
+    early, late, batch = _Steps(workload), _Steps(workload), _Steps(workload)
+    maps = _own_maps(workload)
+    if maps is not None:
+        early.add("user", f"uid {maps[0].decode()}", ("own_uid_map", maps[0]))
+        early.add("user", f"gid {maps[1].decode()}", ("own_gid_map", maps[1]))
+    mapped_from_outside = workload.user is not None and maps is None
+    first = batch if mapped_from_outside else early
+    _early_steps(first, workload, caller, baseline, terminal, entered=entered is not None)
+    # Groups: where another user namespace is entered, the agent drops them, if that is allowed.
+    keeps_groups = workload.user is not None or (entered is not None and entered.has_other_user_namespace())
+    _late_steps(late, workload, terminal, keeps_groups=keeps_groups)
+    steps: list[m.Step] = [*early.steps, m.CHECKPOINT, *late.steps]
+    origins = [*early.origins, ("", ""), *late.origins]
     policy = workload.orphan_policy
     message = m.Spawn(
         argv=tuple(map(os.fsencode, workload.arguments)),
@@ -92,16 +113,20 @@ def build(
         fds=tuple(fds),
         steps=tuple(steps),
         orphan_grace_ms=None if policy is LINGER else milliseconds(policy.grace),
-        auto_proceed=workload.auto_proceed,
+        auto_proceed=workload.auto_proceed and not mapped_from_outside,
         new_session=workload.new_session,
         quiet=quiet,
         enter=entered is not None,
+        init=workload.init,
     )
-    return Request(message, origins, workload, entered)
+    after_mapping = (batch.steps, batch.origins) if mapped_from_outside else None
+    return Request(message, origins, workload, entered, after_mapping)
 
 
 def _kinds(workload: Workload, entered: Pinned | None) -> tuple[str, ...] | None:
     kinds = workload.namespace_names if entered is None else entered.target.namespaces
+    if kinds is not None and workload.time_offsets:
+        kinds -= {"time"}  # the step makes it: one that clone3(2) makes takes no offsets any more
     return None if kinds is None else tuple(sorted(kinds))
 
 
@@ -124,59 +149,171 @@ def _assignments(pairs: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
     return tuple(key + b"=" + value for key, value in pairs)
 
 
-def _steps(
-    workload: Workload, caller: Caller, baseline: Caller, terminal: str | None, *, keeps_groups: bool
-) -> tuple[list[m.Step], list[tuple[str, str]]]:
-    """What the child does to itself, in the one right order.
+class _Steps:
+    """What the child does to itself, in the one right order; each step with the option it came from and its thing."""
 
-    Before the checkpoint: what can be changed again from outside while it is parked (``prlimit(2)``,
-    ``setpriority(2)``), and the hostname. Behind it: ids, directory and privileges, which belong to the file system
-    as it is then.
-    """
-    steps: list[m.Step] = []
-    origins: list[tuple[str, str]] = []
+    def __init__(self, workload: Workload) -> None:
+        self._optional = cast("frozenset[str]", workload.optional)
+        self.steps: list[m.Step] = []
+        self.origins: list[tuple[str, str]] = []
 
-    def add(option: str, thing: object, step: m.Step, *, asked: bool = True) -> None:
-        given_up = asked and option in cast("frozenset[str]", workload.optional)
-        steps.append(m.optional(step) if given_up else step)
-        origins.append((option, str(thing)))
+    def add(self, option: str, thing: object, step: m.Step, *, asked: bool = True) -> None:
+        given_up = asked and option in self._optional
+        self.steps.append(m.optional(step) if given_up else step)
+        self.origins.append((option, str(thing)))
 
+    def add_all(self, option: str, steps: Iterable[m.Step], thing: object) -> None:
+        for step in steps:
+            self.add(option, thing, step)
+
+
+def _own_maps(workload: Workload) -> tuple[bytes, bytes] | None:
+    """The maps that the child may write itself: those of the caller's own id alone (``user_namespaces(7)``)."""
+    user = workload.user
+    if user is None or user.setgroups != "deny":
+        return None
+    lines = []
+    for given, own in ((user.uid, os.geteuid()), (user.gid, os.getegid())):
+        (first, *rest) = cast("Sequence[tuple[int, int, int]]", given)
+        if rest or tuple(first)[1:] != (own, 1):
+            return None
+        lines.append(b"%d %d 1" % (first[0], own))
+    return lines[0], lines[1]
+
+
+def _becomes_root(workload: Workload) -> bool:
+    """Whether the caller is nobody in the new user namespace, where there is a root: as with `enter` it is that."""
+    if workload.user is None:
+        return False
+    lines = cast("Sequence[tuple[int, int, int]]", workload.user.uid)
+    own = os.geteuid()
+    is_mapped = any(outside <= own < outside + count for _, outside, count in lines)
+    return not is_mapped and any(inside == 0 for inside, _, _ in lines)
+
+
+def _early_steps(
+    found: _Steps, workload: Workload, caller: Caller, baseline: Caller, terminal: str | None, *, entered: bool
+) -> None:
+    """Before the checkpoint: the file system, and what can be changed again from outside while the child is parked."""
     own_mounts = "mount" in workload.namespace_names
-    if own_mounts:
-        add("namespaces", "/", ("private_mounts",))
+    if entered:
+        for kind in sorted(workload.namespace_names):
+            found.add("unshare", kind, ("unshare", kind.encode()))
+    if workload.time_offsets:
+        text = _offsets(workload.time_offsets)
+        found.add("time_offsets", text.decode().strip().replace("\n", ", "), ("time_offsets", text))
+    if _becomes_root(workload):
+        found.add("user", "gid 0", ("setgid", 0))
+        found.add("user", "uid 0", ("setuid", 0))
+    if own_mounts and not _says_propagation(workload):
+        found.add("namespaces", "/", ("private_mounts",))
     if terminal is not None:
         if own_mounts:
-            add("stdio", terminal, ("keep_terminal", terminal.encode()))
-        add("stdio", terminal, ("controlling_terminal",))
+            found.add("stdio", terminal, ("keep_terminal", terminal.encode()))
+        found.add("stdio", terminal, ("controlling_terminal",))
     mask = caller.umask if workload.umask is None else workload.umask
-    add("umask", oct(mask), ("umask", mask))
+    found.add("umask", oct(mask), ("umask", mask))
     nice = max(-20, min(19, caller.nice + workload.nice))
     if nice != baseline.nice:
-        add("nice", nice, ("nice", nice))
-    _limit_steps(workload, caller, baseline, add)
+        found.add("nice", nice, ("nice", nice))
+    _limit_steps(workload, caller, baseline, found.add)
+    _attribute_steps(found, workload)
+    if workload.root is not None or workload.mounts:
+        for step, thing in _mount_steps(cast("Any", workload.root), cast("Any", workload.mounts)):
+            found.add("root" if step[0] in ("mount_root", "pivot_root") else "mounts", thing, step)
+
+
+def _offsets(offsets: Mapping[str, float]) -> bytes:
+    """As ``/proc/<pid>/timens_offsets`` has them: seconds, which may be negative, and nanoseconds, which may not."""
+    lines = []
+    for clock, value in sorted(offsets.items()):
+        seconds, nanoseconds = divmod(round(value * 10**9), 10**9)
+        lines.append(f"{clock} {seconds} {nanoseconds}\n")
+    return "".join(lines).encode()
+
+
+@functools.lru_cache(maxsize=32)
+def _mount_steps(root: Any, entries: Any) -> Sequence[tuple[tuple[Any, ...], str]]:
+    """Remembered: a batch of sandboxes has the same ones, and what they are about is a text for each."""
+    from linx_trio._mount_tree import steps_of
+
+    return steps_of(root, entries)
+
+
+def _says_propagation(workload: Workload) -> bool:
+    if not workload.mounts:
+        return False
+    from linx_trio._mount_tree import says_propagation
+
+    return says_propagation(cast("Any", workload.mounts))
+
+
+def _attribute_steps(found: _Steps, workload: Workload) -> None:
+    if workload.oom_score_adj is not None:
+        found.add("oom_score_adj", workload.oom_score_adj, ("oom_score_adj", str(workload.oom_score_adj).encode()))
+    if workload.cpu_affinity is not None:
+        mask = sum(1 << number for number in workload.cpu_affinity)
+        found.add("cpu_affinity", sorted(workload.cpu_affinity), ("cpu_affinity", mask.to_bytes(1024, sys.byteorder)))
     if workload.hostname is not None:
-        add("hostname", workload.hostname, ("hostname", os.fsencode(workload.hostname)))
-    add("", "", m.CHECKPOINT)
+        found.add("hostname", workload.hostname, ("hostname", os.fsencode(workload.hostname)))
+    if workload.domainname is not None:
+        found.add("domainname", workload.domainname, ("domainname", os.fsencode(workload.domainname)))
+    for path, value in workload.sysctls.items():
+        found.add("sysctls", path, ("sysctl", os.fsencode(path), os.fsencode(cast("str", value))))
+
+
+def _late_steps(found: _Steps, workload: Workload, terminal: str | None, *, keeps_groups: bool) -> None:
+    """Behind the checkpoint: ids, privileges and directory, which belong to the file system as it is then."""
     if terminal is not None:
-        if own_mounts:
-            add("stdio", "/dev/console", ("name_terminal", terminal.encode()))
+        if "mount" in workload.namespace_names:
+            found.add("stdio", "/dev/console", ("name_terminal", terminal.encode()))
         if workload.uid is not None:
-            add("stdio", terminal, ("terminal_owner", workload.uid))
+            found.add("stdio", terminal, ("terminal_owner", workload.uid))
+    before, after = _capability_steps(workload)
+    found.add_all("capabilities", before, workload.capabilities)
     groups = workload.groups
     if groups is None and workload.uid not in (None, os.geteuid()) and not keeps_groups:
         groups = ()  # somebody else: the caller's groups are none of theirs
     if groups is not None:
-        add("groups", groups, ("setgroups", tuple(groups)))
+        found.add("groups", groups, ("setgroups", tuple(groups)))
     if workload.gid is not None:
-        add("gid", workload.gid, ("setgid", workload.gid))
+        found.add("gid", workload.gid, ("setgid", workload.gid))
     if workload.uid is not None:
-        add("uid", workload.uid, ("setuid", workload.uid))
+        found.add("uid", workload.uid, ("setuid", workload.uid))
+    found.add_all("capabilities", after, workload.capabilities)
     if workload.cwd is not None:
         cwd = cast("str", workload.cwd)
-        add("cwd", cwd, ("chdir", os.fsencode(cwd)))
+        found.add("cwd", cwd, ("chdir", os.fsencode(cwd)))
     if workload.no_new_privs:
-        add("no_new_privs", "no_new_privs", ("no_new_privs",))
-    return steps, origins
+        found.add("no_new_privs", "no_new_privs", ("no_new_privs",))
+    if workload.seccomp is not None:
+        from linx_trio._seccomp_filter import step_of
+
+        step, thing = step_of(workload.seccomp)
+        found.add("seccomp", thing, step)
+
+
+def _capability_steps(workload: Workload) -> tuple[list[m.Step], list[m.Step]]:
+    """Before and after the change of ids."""
+    policy = workload.capabilities
+    if policy is None:
+        return [], []
+    last_cap = int(read_file("/proc/sys/kernel/cap_last_cap"))
+    fresh = "user" in workload.namespace_names
+    status = "" if fresh else read_file("/proc/thread-self/status").decode(errors="replace")
+    before, after = _policy_steps(policy, status, last_cap, leaves_root=workload.uid not in (None, 0))
+    return [*before], [*after]
+
+
+@functools.lru_cache(maxsize=32)
+def _policy_steps(
+    policy: Policy, status: str, last_cap: int, *, leaves_root: bool
+) -> tuple[Sequence[m.Step], Sequence[m.Step]]:
+    """`status` is of the caller; without, the child has a user namespace of its own."""
+    from linx_trio._capabilities import CapSets
+
+    own = CapSets.from_status(status) if status else CapSets.in_new_user_namespace(last_cap)
+    return policy.steps(own, leaves_root=leaves_root, last_cap=last_cap)
 
 
 def _limit_steps(workload: Workload, caller: Caller, baseline: Caller, add: Callable[..., None]) -> None:

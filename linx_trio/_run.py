@@ -25,10 +25,11 @@ from linx_trio._options import (
     Options,
     Pty,
     RunOptions,
+    SandboxOptions,
     StdioSpec,
 )
 from linx_trio._session import Session
-from linx_trio._target import check_target
+from linx_trio._target import as_entering, check_target, check_unshare
 from linx_trio._workload import Workload, as_workload
 from linx_trio.errors import CalledProcessError, LinxError
 
@@ -39,7 +40,7 @@ if sys.platform != "win32":  # the package can be imported there all the same
 if TYPE_CHECKING:
     from typing import Unpack
 
-__all__ = ["Completed", "enter", "run", "run_sync", "spawn"]
+__all__ = ["Completed", "enter", "run", "run_sync", "sandbox", "sandboxed", "spawn"]
 
 CANCEL_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL when `run` is cancelled, as in `trio.run_process`."""
@@ -104,6 +105,7 @@ def enter(
     argv_or_workload: Sequence[Argument] | Workload,
     *,
     namespaces: Iterable[str | Namespace] | None = None,
+    unshare: Iterable[str | Namespace] = (),
     join_cgroup: bool = True,
     wait_ready: bool = True,
     **options: Unpack[EnterOptions],
@@ -125,9 +127,12 @@ def enter(
         argv_or_workload: the program and its arguments, looked up inside; or a `Workload`, whose ``namespaces``, if it
             has any, are those to join.
         namespaces: the kinds to join; `None`: all.
+        unshare: kinds that the workload has fresh, once it has joined the others: ``mount uts ipc cgroup net``
+            (``unshare(2)``).
         join_cgroup: the workload is also put into the target's cgroup (v2), from its first moment on.
         wait_ready: as with `spawn`.
-        options: see `Workload`; there is no ``hostname``, the name being the target's.
+        options: see `Workload`; names, ``sysctls``, ``root`` and ``mounts`` are for namespaces of `unshare`, the others
+            being the target's.
 
     Raises:
         TypeError, ValueError: by the call itself, for wrong arguments.
@@ -136,16 +141,70 @@ def enter(
         NotReady, NoProcess: the target is a session without a process, yet or any more.
         AgentError, NotSupported: on entering.
     """
-    given = cast("Mapping[str, Any]", options)
-    own = argv_or_workload.hostname if isinstance(argv_or_workload, Workload) else None
-    if given.get("hostname", own) is not None:
-        raise ValueError(f"hostname={given.get('hostname', own)!r}: the uts namespace that is entered is the target's")
-    workload = as_workload(argv_or_workload, given)
-    if namespaces is None and workload.namespaces:
-        namespaces = workload.namespaces
+    fresh = check_unshare(unshare)
+    base = argv_or_workload if isinstance(argv_or_workload, Workload) else None
+    if namespaces is None and base is not None and base.namespaces:
+        namespaces = base.namespaces
+    workload = as_entering(argv_or_workload, cast("Mapping[str, Any]", options), fresh)
     checked = check_target(target, namespaces, join_cgroup)
-    workload = workload.replace(namespaces=()) if workload.namespaces else workload
     return SessionManager(workload, wait_ready=wait_ready, target=checked)
+
+
+def sandbox(
+    argv: Sequence[Argument],
+    *,
+    readonly: Iterable[Argument] | None = None,
+    writable: Iterable[Argument] = (),
+    network: bool = False,
+    wait_ready: bool = True,
+    **options: Unpack[SandboxOptions],
+) -> AbstractAsyncContextManager[Session]:
+    """`spawn` with all that keeps code in that nobody has read, for root and for anybody else::
+
+        async with linx.sandbox(["python3", "-c", code], stdout=linx.PIPE, auto_proceed=True) as s:
+            ...
+
+    It has user, pid, mount, ipc, uts, net and cgroup namespaces of its own; of the host's files it sees `readonly` and
+    `writable`, and besides a ``/tmp``, ``/dev`` and ``/proc`` of its own; it has no capabilities, no way to get any, no
+    nested user namespace, and the system calls that `linx_trio.seccomp.default` allows. Whatever cannot be granted
+    is refused: nothing is left out silently. `sandboxed` is the same as a `Workload`, for `run`.
+
+    Args:
+        argv: the program and its arguments, looked up inside.
+        readonly: what of the host is seen; by default ``/usr`` and what of ``/etc`` programs need to start.
+        writable: what of the host can be written to.
+        network: whether it is in the host's network namespace.
+        wait_ready: as with `spawn`.
+        options: of `Workload`, see `sandboxed`.
+
+    Raises as `spawn`, and `NotSupported` without the extra ``seccomp``.
+    """
+    return SessionManager(_sandboxed(argv, readonly, writable, network, options), wait_ready=wait_ready)
+
+
+def sandboxed(
+    argv: Sequence[Argument],
+    *,
+    readonly: Iterable[Argument] | None = None,
+    writable: Iterable[Argument] = (),
+    network: bool = False,
+    **options: Unpack[SandboxOptions],
+) -> Workload:
+    """The `Workload` that `sandbox` spawns, for `run` and `run_sync`, and to look at.
+
+    ``mounts`` come in addition to its own, ``env`` (by default PATH, HOME and LANG, nothing of the caller's), ``cwd``
+    (``/tmp``) and the other options instead of them.
+
+    Raises `TypeError` or `ValueError`, naming the argument and the value; `NotSupported` without the extra ``seccomp``.
+    """
+    return _sandboxed(argv, readonly, writable, network, options)
+
+
+def _sandboxed(argv: Any, readonly: Any, writable: Any, network: Any, options: Mapping[str, Any]) -> Workload:
+    from linx_trio import _sandbox  # with all that it needs, it is as large as the rest
+
+    shown = _sandbox.READONLY if readonly is None else readonly
+    return _sandbox.sandboxed(argv, readonly=shown, writable=writable, network=network, **options)
 
 
 async def run(

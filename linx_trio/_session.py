@@ -19,10 +19,11 @@ import itertools
 import logging
 import os
 import signal as _signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -35,11 +36,13 @@ from linx_trio._hints import hint_for
 from linx_trio._options import Pty
 from linx_trio._owner import EventIterator, EventLog, OwnerFeed
 from linx_trio._patience import congested, wait_really
+from linx_trio._proto import etf
 from linx_trio._proto import messages as m
+from linx_trio._proto.framing import FramingError
 from linx_trio._proto.protocol import SessionProtocol
 from linx_trio._proto.states import Action, State, rule
 from linx_trio._pty import PtyStream
-from linx_trio._target import Pinned, Target
+from linx_trio._target import Pinned, Target, open_pidfd
 from linx_trio._workload import Workload
 from linx_trio.errors import (
     AgentDied,
@@ -51,6 +54,10 @@ from linx_trio.errors import (
     NotReady,
     setup_error,
 )
+
+if TYPE_CHECKING:
+    from linx_trio._idmaps import Maps
+    from linx_trio._subids import Calls
 
 _log = logging.getLogger("linx_trio")
 
@@ -79,6 +86,28 @@ class _NeverRead(Exception):
     """The agent went before it had read the request: nothing was started, and asking another one is safe."""
 
 
+class _Batch:
+    """Steps that a parked child has been told, until they are answered."""
+
+    def __init__(self, steps: list[m.Step], things: list[str], options: Sequence[str] = ()) -> None:
+        self.steps = steps
+        self.things = things
+        self.options = options
+        self.frame = b""
+        self.over = trio.Event()
+        self.done = False
+        self.error: LinxError | None = None
+        self.fd: int | None = None  # what a step has opened for us
+        self.wanted = True
+
+    def close(self) -> None:
+        """Nobody wants what it may still bring."""
+        self.wanted = False
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
 class Session:
     """One workload and all that descends from it. Made by `linx_trio.spawn`; do not call."""
 
@@ -86,15 +115,16 @@ class Session:
         self._workload = workload
         self._target = target
         self._entered: Pinned | None = None
-        self._kinds = workload.namespace_names if target is None else target.namespaces or frozenset()
+        self._kinds = workload.namespace_names | ((target and target.namespaces) or frozenset())
         self._quiet = quiet and workload.owner is None
         self._protocol = SessionProtocol()
         self._number = next(_numbers)
         self._zygote: _agent.Zygote | None = None
         self._channel: Channel | None = None
         self._request: _request.Request | None = None
-        self._reading = self._in_person = self._disbelieved = False
-        self._retryable = self._never_read = False
+        self._reading = self._in_person = self._disbelieved = self._proceeding = False
+        self._batches: deque[_Batch] = deque()
+        self._retryable = self._never_read = self._is_ready = False
         self._host_pid: int | None = None
         self._child_pid: int | None = None
         self._pidfd = PidFd(-1)
@@ -113,6 +143,8 @@ class Session:
         self._released = trio.Event()  # running, or ended
         self._ended = trio.Event()
         self._gone = trio.Event()  # nothing is left, or the agent is dead
+        self._calls: Calls | None = None  # of newuidmap(1)
+        self._mapping: trio.Event | None = None  # id maps are being written; set when that is over
 
     def __repr__(self) -> str:
         pid = "" if self._host_pid is None else f" pid {self._host_pid}"
@@ -123,7 +155,8 @@ class Session:
     @property
     def state(self) -> str:
         """``"starting" "ready" "running" "exited" "signaled" "aborted"`` or ``"failed"``."""
-        return self._protocol.state.value
+        state = self._protocol.state
+        return (State.STARTING if state is State.READY and not self._is_ready else state).value
 
     @property
     def host_pid(self) -> int:
@@ -244,7 +277,9 @@ class Session:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._rule("proceed") is Action.SEND:
-            self._send(m.PROCEED)
+            self._proceeding = True
+            if not self._batches and (self._is_ready or not self._maps_from_outside()):
+                self._send(m.PROCEED)  # else `_map_ids` does, or `_answer`
         await self._released.wait()
         if self._ran:
             return
@@ -318,7 +353,7 @@ class Session:
 
     def _rule(self, verb: str) -> Action:
         try:
-            return rule(verb, self._protocol.state)
+            return rule(verb, State(self.state))
         except NoProcess as exc:
             raise exc from (self._failure() if self._failure is not None else None)
 
@@ -329,6 +364,58 @@ class Session:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure()
+
+    async def take_steps(self, steps: Sequence[tuple[m.Step, str]]) -> None:
+        """Has the parked child do something to itself; returns when the kernel has accepted all of it.
+
+        The functions of `linx_trio.mount`, `linx_trio.capabilities` and `linx_trio.seccomp` are made of it.
+
+        Args:
+            steps: what the agent is told (``docs/protocol.md``), each with the thing it is about, for the error.
+
+        Raises `SetupError` for the first step that is refused: those before it are done, those behind it are not, and
+        the child is still parked. `NotReady` before the checkpoint, `AlreadyRunning` once `proceed` has been called,
+        `NoProcess` after the end. Cancelled, they are done all the same.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._rule("steps") is Action.SEND and (self._proceeding or self._workload.auto_proceed):
+            raise AlreadyRunning("steps", self.state)
+        await self._take_batch(_Batch([step for step, _ in steps], [thing for _, thing in steps]))
+
+    async def open_netlink(self, steps: Sequence[tuple[m.Step, str]], protocol: int) -> int:
+        """Has the parked child take `steps`, if there are any, and then open a netlink socket (``netlink(7)``), which
+        belongs to the network namespace that the child is in. Returns its fd, close-on-exec and non-blocking.
+
+        Raises as `take_steps` does; stage ``netlink``. Cancelled, the socket is closed as soon as it comes.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._rule("steps")
+        asked = [*steps, (("netlink", protocol), f"netlink protocol {protocol}")]
+        batch = _Batch([step for step, _ in asked], [thing for _, thing in asked])
+        try:
+            await self._take_batch(batch)
+            if batch.fd is None:  # it did not fit under RLIMIT_NOFILE, of the agent or of ours
+                raise setup_error(errno.EMFILE, "netlink", asked[-1][1], hint_for("request", errno.EMFILE))
+            fd, batch.fd = batch.fd, None
+            return fd
+        finally:
+            batch.close()
+
+    async def _take_batch(self, batch: _Batch) -> None:
+        try:
+            frame = m.steps(batch.steps)
+        except (etf.CodecError, FramingError):
+            raise setup_error(errno.E2BIG, "request", batch.things[0], _TOO_LARGE) from None
+        batch.frame = frame
+        self._batches.append(batch)
+        if len(self._batches) == 1:  # else `_answer` does: the child's socket does not hold any number of them
+            self._send(frame)
+        await batch.over.wait()
+        if batch.error is not None:
+            raise batch.error
+        if not batch.done:
+            self._raise_failure()
+            raise NoProcess("steps", self.state)
 
     # ---- opening --------------------------------------------------------------------------------------------------
 
@@ -422,7 +509,7 @@ class Session:
             await self._gone.wait()
         self._channel.close()
         self._release_zygote()
-        self._reading = self._never_read = self._disbelieved = False
+        self._reading = self._never_read = self._disbelieved = self._is_ready = False
         self._protocol = SessionProtocol()
         self._failure = None
         self._gone = trio.Event()
@@ -514,12 +601,14 @@ class Session:
         self._never_read = never_read and self._host_pid is None and self._retryable
         self._fail(lambda: AgentDied(status, state), errno.ECONNRESET, silent=self._never_read)
 
-    def _fail(self, failure: Callable[[], LinxError], number: int, *, silent: bool = False) -> None:
+    def _fail(
+        self, failure: Callable[[], LinxError], number: int, *, stage: str = "agent", silent: bool = False
+    ) -> None:
         if self._ended.is_set():
             return
         self._protocol.state = State.FAILED
         self._failure = failure
-        self._finish(None if silent else Failed(number, "agent"))
+        self._finish(None if silent else Failed(number, stage))
 
     def _apply(self, message: m.Message, fd: int | None) -> None:
         """One event. The protocol has checked that it may come now."""
@@ -529,8 +618,12 @@ class Session:
                 self._pidfd = PidFd(cast("int", fd))
             case m.Parked(pid):
                 self._child_pid = pid
-                self._tell(Ready(self.host_pid))
-                self._parked.set()
+                request = cast("_request.Request", self._request)
+                if request.after_mapping is None:
+                    self._ready()
+                else:
+                    self._mapping = trio.Event()
+                    trio.lowlevel.spawn_system_task(self._map_ids, request, self._mapping, name="linx: id maps")
             case m.Started():
                 self._ran = True
                 self._tell(Running())
@@ -549,20 +642,113 @@ class Session:
                 self._failure = lambda: request.error_of(message)
                 self._finish(Failed(number, stage))
             case m.Degraded(_, _, index):
-                option = cast("_request.Request", self._request).option_of(index)
+                request = cast("_request.Request", self._request)
+                if self._batches and not self._batches[0].options:
+                    return  # a verb's own affair
+                options = self._batches[0].options if self._batches else ()
+                option = options[index] if index in range(len(options)) else request.option_of(index)
                 if option not in self._degraded:
                     self._degraded.append(option)
+            case m.Opened():
+                self._keep_opened(cast("int", fd))
+            case m.Stepped():
+                self._answer(None)
+            case m.Remains(number, stage, index):
+                self._answer((number, stage, index))
             case m.Lost(status):
                 self._lose(status)
+
+    def _maps_from_outside(self) -> bool:
+        return self._workload.user is not None and (self._request is None or self._request.after_mapping is not None)
+
+    def _ready(self) -> None:
+        self._is_ready = True
+        self._tell(Ready(self.host_pid))
+        self._parked.set()
+
+    async def _map_ids(self, request: _request.Request, over: trio.Event) -> None:
+        """Between the child's parking and `Ready`, where only this side can write the maps of its user namespace."""
+        steps, origins = cast("tuple[list[m.Step], list[tuple[str, str]]]", request.after_mapping)
+        try:
+            try:
+                await self._write_maps(cast("Maps", self._workload.user))
+            finally:
+                over.set()
+            if self._ended.is_set():
+                return
+            await self._take_batch(_Batch(steps, [thing for _, thing in origins], [option for option, _ in origins]))
+        except LinxError as exc:
+            if not self._ended.is_set():
+                error = exc
+                number = getattr(exc, "errno", None) or errno.ESRCH  # a `StateError` has none
+                self._fail(lambda: error, number, stage=getattr(exc, "stage", "uid_map"))
+                self._send(m.SHUTDOWN)
+            return
+        except Exception as exc:  # ours; but in a system task it would end the whole trio.run
+            _log.exception("mapping the ids of %r", self)
+            self._disbelieve(f"its ids could not be mapped: {exc!r}", None)
+            return
+        self._ready()
+        if self._workload.auto_proceed or self._proceeding:
+            self._proceeding = True
+            self._send(m.PROCEED)
+
+    async def _write_maps(self, maps: Maps) -> None:
+        """In a thread, for it may have to wait for ``newuidmap(1)``; and in one of its own, for those of the program
+        may all be waiting for workloads. It ends with the session.
+        """
+        from linx_trio import _idmap_files, _subids
+
+        if self._ended.is_set():
+            return
+        self._calls = calls = _subids.Calls()
+        with FdBag() as bag:  # pinned now: once the session is closed, the pidfd's number may be another one's
+            directory = open_pidfd(self._pidfd, "the workload", bag)
+            try:
+                await trio.to_thread.run_sync(
+                    _idmap_files.write_maps, directory, maps, calls, limiter=trio.CapacityLimiter(1)
+                )
+            except LinxError:
+                if not _idmap_files.is_ending(directory):
+                    raise
+                await self._ended.wait()  # how it ended is what counts, and the agent is about to say so
+
+    def _keep_opened(self, fd: int) -> None:
+        if not self._batches or self._batches[0].fd is not None:
+            os.close(fd)
+            raise m.Nonsense("an fd that no step has opened")
+        self._batches[0].fd = fd
+        if not self._batches[0].wanted:
+            self._batches[0].close()
+
+    def _answer(self, refusal: tuple[int, str, int] | None) -> None:
+        """The oldest batch of steps has been answered."""
+        if not self._batches:
+            raise m.Nonsense("an answer to steps that were never sent")
+        batch = self._batches.popleft()
+        batch.done = refusal is None
+        if refusal is not None:
+            number, stage, index = refusal
+            thing = batch.things[index] if index in range(len(batch.things)) else None
+            batch.error = setup_error(number, stage, thing, hint_for(stage, number, self._workload))
+        batch.over.set()
+        if self._batches:
+            self._send(self._batches[0].frame)
+        elif self._proceeding and self._is_ready:
+            self._send(m.PROCEED)
 
     def _end(self, outcome: Exited | Signaled | Aborted) -> None:
         self._outcome = outcome
         self._finish(outcome)
 
     def _finish(self, last: Event | None) -> None:
+        if self._calls is not None:
+            self._calls.end()
         self._ended.set()
         self._released.set()
         self._parked.set()
+        while self._batches:
+            self._batches.popleft().over.set()
         if last is not None:
             self._tell(last)
             self._events.complete()
@@ -584,6 +770,8 @@ class Session:
         """
         interrupts: list[KeyboardInterrupt] = []
         clean = not self._reading or self._gone.is_set() or await self._end_all(interrupts)
+        if self._mapping is not None:  # its program, if any, has been killed
+            clean = await wait_really(self._mapping, CLOSE_SECONDS, interrupts) and clean
         if not keep_streams:
             self._close_streams()
         if self._channel is not None:
@@ -648,6 +836,7 @@ def _as_setup_error(stage: str = "fork") -> Iterator[None]:
         raise setup_error(number, stage, exc.filename, hint_for("fork", number)) from None
 
 
+_TOO_LARGE = "all the steps that are taken at once, with the contents of files, have room for 16 MiB"
 _CWD_HINT = "the caller's own directory cannot be opened: pass an absolute cwd="
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from linx_trio._checks import CHECKS
 from linx_trio._fd import FdBag
 from linx_trio._hints import hint_for
 from linx_trio._proto import messages as m
+from linx_trio._workload import Workload
 from linx_trio.errors import NoProcess, NotReady, setup_error
 
 FILES = {name: "mnt" if name == "mount" else name for name in m.NAMESPACES}
@@ -49,9 +50,9 @@ class Target:
                 raise NotReady("enter", what.state)
             if what.state not in ("ready", "running") or what.pidfd < 0:
                 raise NoProcess("enter", what.state)
-            return Pinned(self, _open_pidfd(int(what.pidfd), what, bag))
+            return Pinned(self, open_pidfd(int(what.pidfd), what, bag))
         if hasattr(what, "fileno"):
-            return Pinned(self, _open_pidfd(what.fileno(), what, bag))
+            return Pinned(self, open_pidfd(what.fileno(), what, bag))
         return Pinned(self, _open_directory(_path_of(what), bag))
 
 
@@ -124,6 +125,41 @@ def check_target(what: Any, namespaces: Iterable[Any] | None, join_cgroup: Any) 
     return Target(what, kinds, join_cgroup)
 
 
+UNSHARED = frozenset({"mount", "uts", "ipc", "cgroup", "net"})
+"""The kinds that a process may have fresh without a child: the user namespace that was entered stays, and pid and time
+are for children.
+"""
+
+
+def check_unshare(kinds: Iterable[Any]) -> frozenset[str]:
+    """Raises `TypeError` or `ValueError`, naming the argument and the value."""
+    fresh: frozenset[str] = CHECKS["namespaces"](kinds, "unshare")
+    for kind in fresh - UNSHARED:
+        raise ValueError(f"unshare has {kind!r}; what can be fresh inside of others is: {', '.join(sorted(UNSHARED))}")
+    return fresh
+
+
+def as_entering(argv_or_workload: Any, options: Mapping[str, Any], fresh: frozenset[str]) -> Workload:
+    """What `enter` was given, with `fresh` as its only namespaces: those that it joins are nothing of its own."""
+    base = argv_or_workload if isinstance(argv_or_workload, Workload) else None
+    given = {name: options.get(name, getattr(base, name, None)) for name in _NEED_FRESH}
+    for name, kind in _NEED_FRESH.items():
+        if given[name] and kind not in fresh:
+            remedy = f"add unshare={{{kind!r}}}" if kind in UNSHARED else "use spawn"
+            raise ValueError(
+                f"{name}={given[name]!r} is for a fresh {kind} namespace; what is entered is the target's: {remedy}"
+            )
+    if base is not None:
+        return base.replace(namespaces=fresh, **options)
+    return Workload(argv_or_workload, **{**options, "namespaces": fresh})
+
+
+_NEED_FRESH = {
+    "hostname": "uts", "domainname": "uts", "root": "mount", "mounts": "mount",
+    "user": "user", "init": "pid", "time_offsets": "time",
+}  # fmt: skip
+
+
 def _path_of(pid: int) -> str:
     return f"/proc/{int(pid)}"
 
@@ -149,7 +185,7 @@ def _open_directory(path: str, bag: FdBag) -> int:
     return fd
 
 
-def _open_pidfd(pidfd: int, what: object, bag: FdBag) -> int:
+def open_pidfd(pidfd: int, what: object, bag: FdBag) -> int:
     """The directory of the process that a pidfd is of; it is still the same after it has been opened."""
     try:
         lines = _read(f"/proc/self/fdinfo/{pidfd}").split(b"\n")

@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from linx_trio._checks import CHECKS
+from linx_trio._checks import CHECKS, sysctl_namespace
 from linx_trio._options import (
     DEFAULT_ORPHAN_POLICY,
     DEFAULT_SHUTDOWN,
@@ -29,6 +29,13 @@ from linx_trio._options import (
     Stdio,
     StdioSpec,
 )
+
+if TYPE_CHECKING:
+    from linx_trio._capabilities import Policy
+    from linx_trio._idmaps import Maps
+    from linx_trio._mount_entries import Tmpfs
+    from linx_trio._mount_steps import Entry
+    from linx_trio._seccomp_filter import Filter
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,28 @@ class Workload:
         umask: see ``umask(2)``; `None` is the caller's.
         nice: added to the caller's, see ``nice(2)``.
         rlimits: ``{"nofile": (soft, hard)}``, see ``getrlimit(2)``; -1 is unlimited. What is not named is the caller's.
-        hostname: with a fresh uts namespace, its name.
+        oom_score_adj: how readily the kernel kills it for want of memory, -1000..1000 (``proc(5)``); `None`: as the
+            caller. Lowering it needs CAP_SYS_RESOURCE.
+        cpu_affinity: the numbers of the CPUs it may run on, see ``sched_setaffinity(2)``; `None`: as the caller.
+        hostname, domainname: with a fresh uts namespace, its names.
+        sysctls: ``{"net.ipv4.ip_forward": 1}``, settings of the workload's fresh namespaces (``net``, ``ipc``,
+            ``user``).
+        time_offsets: ``{"monotonic": 3600, "boottime": 3600}``, seconds that are added to these clocks in a fresh time
+            namespace, see ``time_namespaces(7)``. Imply that namespace.
+        init: with a fresh PID namespace: a small process of ours is pid 1 there. It reaps, passes signals on to the
+            workload, and ends the namespace with it. Else the workload itself is pid 1.
         new_session: its own session (``setsid(2)``); else the caller's session, in a background process group of its
             own.
         pass_fds: fds that the workload sees under the same numbers.
         no_new_privs: see ``PR_SET_NO_NEW_PRIVS`` in ``prctl(2)``.
+        user: the ids of a fresh user namespace, `linx_trio.user.root_map()` or `linx_trio.user.Maps`. Implies that
+            namespace.
+        root: a directory that becomes the workload's root (``pivot_root(2)``; nothing of the old one remains), or
+            ``linx.mount.Tmpfs("/")``, an empty one. Implies a mount namespace.
+        mounts: entries of `linx_trio.mount`, in their order, below that root. Imply a mount namespace.
+        capabilities: `linx_trio.capabilities.keep` or `drop`.
+        seccomp: a filter of `linx_trio.seccomp`, installed as the last act before ``execve(2)``. An installer without
+            CAP_SYS_ADMIN gets ``no_new_privs`` with it.
         optional: names of options that may be given up where this machine cannot grant them. What was given up is in
             ``info().degraded``; without this it is a `SetupError`.
 
@@ -84,10 +108,21 @@ class Workload:
     umask: int | None = None
     nice: int = 0
     rlimits: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    oom_score_adj: int | None = None
+    cpu_affinity: Iterable[int] | None = None
     hostname: str | None = None
+    domainname: str | None = None
+    sysctls: Mapping[str, str | int] = dataclasses.field(default_factory=dict)
+    time_offsets: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    init: bool = False
     new_session: bool = True
     pass_fds: Iterable[int | HasFileno] = ()
     no_new_privs: bool = False
+    user: Maps | None = None
+    root: Argument | Tmpfs | None = None
+    mounts: Iterable[Entry] = ()
+    capabilities: Policy | None = None
+    seccomp: Filter | None = None
     optional: Iterable[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -96,11 +131,37 @@ class Workload:
             if value is not _CHECKED.get(field, _CHECKED):  # most options are at their defaults
                 object.__setattr__(self, field, check(value, field))
         self._expand_stdio()
-        if self.hostname is not None and "uts" not in self.namespaces:
-            raise ValueError(
-                f"hostname={self.hostname!r} needs a namespace to be set in: add 'uts' to namespaces "
-                "(otherwise the host itself would be renamed)"
-            )
+        self._add_namespaces()
+        self._check_namespaces()
+
+    def _add_namespaces(self) -> None:
+        """Those that an option makes no sense without."""
+        implied = set()
+        if self.user is not None:
+            implied.add("user")
+        if self.root is not None or self.mounts:
+            implied.add("mount")
+        if self.time_offsets:
+            implied.add("time")
+        if not implied <= self.namespace_names:
+            object.__setattr__(self, "namespaces", self.namespace_names | implied)
+
+    def _check_namespaces(self) -> None:
+        """What would change the host needs a namespace of the workload's own."""
+        for name in ("hostname", "domainname"):
+            if getattr(self, name) is not None and "uts" not in self.namespace_names:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} needs a namespace to be set in: add 'uts' to namespaces "
+                    "(otherwise the host itself would be renamed)"
+                )
+        for path in self.sysctls:
+            kind = sysctl_namespace(path)
+            if kind not in self.namespace_names:
+                raise ValueError(
+                    f"sysctls has {path!r}, which needs a namespace to be set in: add {kind!r} to namespaces"
+                )
+        if self.init and "pid" not in self.namespace_names:
+            raise ValueError("init=True is about pid 1 of a fresh PID namespace: add 'pid' to namespaces")
 
     def _expand_stdio(self) -> None:
         if self.stdio is None:
@@ -159,6 +220,9 @@ class Workload:
         return cls(**{name: _from_plain(name, value) for name, value in plain.items()})
 
 
+_PLAIN_FORMS = ("user", "capabilities", "seccomp")
+"""Options whose values have `to_dict` and `from_dict` themselves."""
+
 _CHECKED = {field.name: field.default for field in dataclasses.fields(Workload) if field.name != "argv"}
 """Defaults are as they are kept."""
 
@@ -174,6 +238,10 @@ def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
 
 
 def _to_plain(name: str, value: Any) -> Any:
+    if name == "mounts":
+        return [entry.to_dict() for entry in value]
+    if name in _PLAIN_FORMS or (name == "root" and not isinstance(value, str)):
+        return value.to_dict()
     match value:
         case Kill(grace):
             return {"kill": grace}
@@ -201,6 +269,8 @@ def _to_plain(name: str, value: Any) -> Any:
 
 
 def _from_plain(name: str, value: Any) -> Any:
+    if name in ("mounts", "root", *_PLAIN_FORMS) and isinstance(value, (Mapping, list)):
+        return _large_from_plain(name, value)
     if name in {"stdin", "stdout", "stderr", "stdio"} and isinstance(value, Mapping):
         match dict(value):
             case {"pty": [rows, cols], **rest} if not rest:
@@ -221,3 +291,27 @@ def _from_plain(name: str, value: Any) -> Any:
     if name == "rlimits" and isinstance(value, Mapping):
         return {key: tuple(pair) if isinstance(pair, list) else pair for key, pair in value.items()}
     return value
+
+
+def _large_from_plain(name: str, value: Any) -> Any:
+    """The values of modules that are imported only when somebody needs them."""
+    match name:
+        case "user":
+            from linx_trio._idmaps import Maps
+
+            return Maps.from_dict(value)
+        case "capabilities":
+            from linx_trio._capabilities import Policy
+
+            return Policy.from_dict(value)
+        case "seccomp":
+            from linx_trio._seccomp_filter import Filter
+
+            return Filter.from_dict(value)
+        case "root":
+            from linx_trio._mount_tree import entry_of
+
+            return entry_of(value, "root")
+    from linx_trio._mount_tree import entry_of
+
+    return [entry_of(entry, f"mounts[{i}]") for i, entry in enumerate(value)]

@@ -18,14 +18,21 @@ NAMESPACES = ("user", "mount", "uts", "ipc", "cgroup", "net", "time", "pid")
 STAGES = (
     "request", "fork", "cgroup", "clone",
     *(f"open_ns_{name}" for name in NAMESPACES), *(f"setns_{name}" for name in NAMESPACES),
-    "stdio", "new_session", "mount", "umask", "nice", "rlimit", "hostname",
-    "setgroups", "setgid", "setuid", "chdir", "no_new_privs", "execve",
+    "unshare", "time_offsets", "stdio", "new_session", "uid_map", "gid_map", "mount", "pivot_root", "sysctl", "umask",
+    "nice", "rlimit", "oom_score_adj", "cpu_affinity",
+    "hostname", "domainname", "setgroups", "setgid", "setuid", "chdir",
+    "cap_drop_bounding", "cap_set_thread", "cap_set_ambient", "no_new_privs", "seccomp_install", "netlink", "execve",
 )  # fmt: skip
 STEPS = (
-    "private_mounts", "keep_terminal", "controlling_terminal", "umask", "nice", "rlimit", "hostname",
-    "name_terminal", "terminal_owner", "setgroups", "setgid", "setuid", "chdir", "no_new_privs",
+    "own_uid_map", "own_gid_map", "unshare", "setns", "time_offsets", "private_mounts", "keep_terminal",
+    "controlling_terminal", "umask", "nice", "rlimit", "oom_score_adj",
+    "cpu_affinity", "hostname", "domainname", "sysctl", "mount_root", "mount_bind", "mount_new", "mount_remount",
+    "mount_move", "mount_umount", "mount_protect", "mount_mask",
+    "mount_propagation", "make_dir", "make_file", "make_symlink", "pivot_root",
+    "name_terminal", "terminal_owner", "netlink", "cap_drop_bounding", "securebits", "setgroups", "setgid", "setuid",
+    "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
 )  # fmt: skip
-COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown")
+COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown", "steps")
 
 CHECKPOINT = "checkpoint"
 """The element of `Spawn.steps` where the child parks."""
@@ -84,6 +91,8 @@ class Spawn(NamedTuple):
     quiet: bool = False
     """Nobody waits for `Started`: events may be held back a little, so that a short workload wakes us once."""
     enter: bool = False
+    init: bool = False
+    """The agent is pid 1 of the fresh PID namespace, the workload its child."""
 
     @property
     def kind(self) -> str:
@@ -102,19 +111,20 @@ class Spawn(NamedTuple):
                 "auto_proceed": self.auto_proceed,
                 "new_session": self.new_session,
                 "quiet": self.quiet,
+                "init": self.init,
             },
         )
 
     def frame(self) -> bytes:
         """The frame of `term`, put together from parts: only argv differs from one spawn to the next, as a rule, and
         the encodings of the environment and of all the rest are remembered."""
-        same = Spawn((), (), *(getattr(self, name) for name in _REST))
+        same = Spawn((), (), **{name: getattr(self, name) for name in _REST})
         pairs = len(_REST) + 2
         parts = (_HEADS[self.kind], pairs.to_bytes(4, "big"), _pair("argv", list(self.argv)), _encoded_env(self.env))
         return encode_frame(b"".join(parts) + _encoded_rest(same))
 
 
-_REST = ("namespaces", "fds", "steps", "orphan_grace_ms", "auto_proceed", "new_session", "quiet")
+_REST = ("namespaces", "fds", "steps", "orphan_grace_ms", "auto_proceed", "new_session", "quiet", "init")
 _HEADS = {kind: etf.encode((kind, {}))[:-4] for kind in ("spawn", "enter")}
 """All that stands before the number of the map's pairs."""
 
@@ -157,6 +167,11 @@ def shutdown(grace_ms: int) -> bytes:
 SHUTDOWN = shutdown(0)
 
 
+def steps(batch: Sequence[Step]) -> bytes:
+    """The frame of ``{steps, List}``, for a parked child. It is answered by `Stepped` or `Remains`."""
+    return _frame(("steps", [_step_term(step) for step in batch]))
+
+
 # ---- events: from the agent ------------------------------------------------------------------------------------
 
 
@@ -195,6 +210,22 @@ class Refusal(NamedTuple):
     step: int
 
 
+class Opened(NamedTuple):
+    """A step of the oldest batch has opened something for this side; precedes `Stepped`. Owns that fd."""
+
+
+class Stepped(NamedTuple):
+    """A batch of steps has been done; the child is still parked."""
+
+
+class Remains(NamedTuple):
+    """A step of a batch was refused, those behind it were not tried; the child is still parked."""
+
+    errno: int
+    stage: str
+    step: int
+
+
 class Degraded(NamedTuple):
     """An optional step was refused; the session goes on."""
 
@@ -227,7 +258,21 @@ class Hello(NamedTuple):
     supported: bool
 
 
-Message = Spawned | Parked | Started | Exit | Kill | Abortion | Refusal | Degraded | UsageReport | Lost
+Message = (
+    Spawned
+    | Parked
+    | Opened
+    | Stepped
+    | Started
+    | Exit
+    | Kill
+    | Abortion
+    | Refusal
+    | Remains
+    | Degraded
+    | UsageReport
+    | Lost
+)
 
 # How an event is written: the name under which --describe lists it, the class, and what its fields may be: a range of
 # integers, or a type. A name that is not in _PLAIN stands behind `status`.
@@ -239,6 +284,8 @@ _AMOUNT = range(2**63)
 _STATUS: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
     "spawned": (Spawned, (_PID,)),
     "ready": (Parked, (_PID,)),
+    "opened": (Opened, ()),
+    "stepped": (Stepped, ()),
     "running": (Started, ()),
     "exited": (Exit, (range(256),)),
     "signaled": (Kill, (range(1, 65),)),
@@ -246,13 +293,14 @@ _STATUS: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
 }
 _PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
     "error": (Refusal, (_ERRNO, str, _INDEX)),
+    "remains": (Remains, (_ERRNO, str, _INDEX)),
     "degraded": (Degraded, (_ERRNO, str, _INDEX)),
     "lost": (Lost, (range(-64, 256),)),
     "usage": (UsageReport, (_AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT, bool)),
 }
 EVENTS = (*_STATUS, *_PLAIN)
 
-FDS_OWNED: Mapping[type, int] = {Spawned: 1}
+FDS_OWNED: Mapping[type, int] = {Spawned: 1, Opened: 1}
 """How many fds travel with an event; none where it is not listed."""
 
 

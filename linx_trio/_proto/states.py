@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import Enum, StrEnum
 
 from linx_trio._proto import messages as m
-from linx_trio.errors import AlreadyRunning, NoProcess, StateError
+from linx_trio.errors import AlreadyRunning, NoProcess, NotReady, StateError
 
 
 class State(StrEnum):
@@ -39,6 +39,9 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
     },
     State.READY: {
         m.Degraded: State.READY,
+        m.Opened: State.READY,
+        m.Stepped: State.READY,
+        m.Remains: State.READY,
         m.Started: State.RUNNING,
         m.UsageReport: State.READY,
         m.Kill: State.SIGNALED,
@@ -82,6 +85,7 @@ VERB_TABLE: Mapping[str, Mapping[State, Rule]] = {
         **_ENDED,
     },
     "abort": {State.STARTING: Action.SEND, State.READY: Action.SEND, State.RUNNING: AlreadyRunning, **_ENDED},
+    "steps": {State.STARTING: NotReady, State.READY: Action.SEND, State.RUNNING: AlreadyRunning, **_ENDED},
     "signal": {State.STARTING: Action.SEND, State.READY: Action.SEND, State.RUNNING: Action.SEND, **_ENDED},
     # What the workload left behind can be killed after its own end too.
     "kill": dict.fromkeys(State, Action.SEND),

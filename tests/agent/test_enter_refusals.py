@@ -224,7 +224,7 @@ def test_a_workload_with_a_hostname_is_refused() -> None:
 
 def test_its_signature_says_what_there_is() -> None:
     names = list(inspect.signature(linx.enter).parameters)
-    assert names == ["target", "argv_or_workload", "namespaces", "join_cgroup", "wait_ready", "options"]
+    assert names == ["target", "argv_or_workload", "namespaces", "unshare", "join_cgroup", "wait_ready", "options"]
 
 
 async def test_fds_that_are_no_pidfds(tmp_path: Path) -> None:

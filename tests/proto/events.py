@@ -16,11 +16,14 @@ Classes = type[m.Message]
 CLASSES: tuple[Classes, ...] = (
     m.Spawned,
     m.Parked,
+    m.Opened,
+    m.Stepped,
     m.Started,
     m.Exit,
     m.Kill,
     m.Abortion,
     m.Refusal,
+    m.Remains,
     m.Degraded,
     m.UsageReport,
     m.Lost,
@@ -36,6 +39,10 @@ def term_of(event: m.Message) -> Any:
             return ("status", "spawned", pid)
         case m.Parked(pid):
             return ("status", "ready", pid)
+        case m.Opened():
+            return ("status", "opened")
+        case m.Stepped():
+            return ("status", "stepped")
         case m.Started():
             return ("status", "running")
         case m.Exit(code):
@@ -46,6 +53,8 @@ def term_of(event: m.Message) -> Any:
             return ("status", "aborted", pid)
         case m.Refusal(errno, stage, index):
             return ("error", errno, stage, index)
+        case m.Remains(errno, stage, index):
+            return ("remains", errno, stage, index)
         case m.Degraded(errno, stage, index):
             return ("degraded", errno, stage, index)
         case m.Lost(status):
@@ -68,11 +77,14 @@ indices = st.integers(-1, 20)
 _BY_CLASS: dict[Classes, st.SearchStrategy[m.Message]] = {
     m.Spawned: st.builds(m.Spawned, pids),
     m.Parked: st.builds(m.Parked, pids),
+    m.Opened: st.just(m.Opened()),
+    m.Stepped: st.just(m.Stepped()),
     m.Started: st.just(m.Started()),
     m.Exit: st.builds(m.Exit, st.integers(0, 255)),
     m.Kill: st.builds(m.Kill, st.integers(1, 64)),
     m.Abortion: st.builds(m.Abortion, pids),
     m.Refusal: st.builds(m.Refusal, errnos, stages, indices),
+    m.Remains: st.builds(m.Remains, errnos, stages, indices),
     m.Degraded: st.builds(m.Degraded, errnos, stages, indices),
     m.UsageReport: st.builds(m.UsageReport, counts, counts, counts, counts, st.booleans()),
     m.Lost: st.builds(m.Lost, st.integers(-64, 255)),

@@ -43,14 +43,16 @@ def test_the_list_of_event_classes_is_complete() -> None:
 def test_each_event_is_listed_under_the_name_it_is_written_with() -> None:
     samples: list[m.Message] = [
         m.Spawned(1), m.Parked(1), m.Started(), m.Exit(0), m.Kill(9), m.Abortion(1), m.Refusal(2, "execve", -1),
-        m.Degraded(1, "nice", 0), m.UsageReport(0, 0, 0, 0, False), m.Lost(-9),
+        m.Opened(), m.Stepped(), m.Remains(1, "mount", 0), m.Degraded(1, "nice", 0), m.UsageReport(0, 0, 0, 0, False),
+        m.Lost(-9),
     ]  # fmt: skip
     written = [term_of(event) for event in samples]
     assert {term[1] if term[0] == "status" else term[0] for term in written} == set(m.EVENTS)
 
 
-def test_only_the_pidfd_travels_with_an_event() -> None:
-    assert dict(m.FDS_OWNED) == {m.Spawned: 1}
+def test_what_travels_with_an_event() -> None:
+    """The pidfd, and what a step has opened."""
+    assert dict(m.FDS_OWNED) == {m.Spawned: 1, m.Opened: 1}
 
 
 NOT_EVENTS: list[Any] = [
@@ -69,6 +71,14 @@ NOT_EVENTS: list[Any] = [
     ("status", "ready", "5"),
     ("status", "ready", True),
     ("status", "running", 1),
+    ("status", "opened", 1),
+    ("opened",),
+    ("status", "stepped", 1),
+    ("stepped",),
+    ("status", "remains", 1, "mount", 0),
+    ("remains", 1, "mount"),
+    ("remains", 0, "mount", 0),
+    ("remains", 1, b"mount", 0),
     ("status", "spawned", "undefined"),
     ("status", "exited", False),
     ("status", "signaled", "SIGKILL"),
@@ -135,7 +145,7 @@ def test_any_payload_is_an_event_or_nonsense(payload: bytes) -> None:
 
 
 @relaxed
-@given(st.sampled_from(["status", "error", "degraded", "lost", "usage"]), st.lists(terms(), max_size=4))
+@given(st.sampled_from(["status", "error", "remains", "degraded", "lost", "usage"]), st.lists(terms(), max_size=4))
 def test_anything_behind_a_known_name_is_an_event_or_nonsense(name: str, rest: list[etf.Term]) -> None:
     parse_or_nonsense(etf.encode((name, *rest)))
 
@@ -185,7 +195,7 @@ def test_the_commands() -> None:
     assert payload_of(m.KILL) == "kill"
     assert payload_of(m.signal(15)) == ("signal", 15)
     assert payload_of(m.shutdown(2500)) == ("shutdown", 2500)
-    assert set(m.COMMANDS) == {"proceed", "abort", "signal", "kill", "shutdown"}
+    assert set(m.COMMANDS) == {"proceed", "abort", "signal", "kill", "shutdown", "steps"}
 
 
 words = st.lists(st.binary(max_size=20), max_size=4).map(tuple)
@@ -196,10 +206,18 @@ STEPS: dict[m.Step, etf.Term] = {
     ("setgroups", (1, 2)): ("setgroups", [1, 2]),
     ("setgroups", ()): ("setgroups", []),
     ("no_new_privs",): ("no_new_privs",),
+    ("seccomp", b"\6\0\0\0\0\0\xff\x7f", 0): ("seccomp", b"\6\0\0\0\0\0\xff\x7f", 0),
+    ("mount_new", b"tmpfs", b"", b"/tmp", b"size=1m", 2): ("mount_new", b"tmpfs", b"", b"/tmp", b"size=1m", 2),
     m.optional(("nice", 5)): ("optional", ("nice", 5)),
     m.optional(("setgroups", (7,))): ("optional", ("setgroups", [7])),
 }
 """Steps, and their terms: an argument of several values is a list there."""
+
+
+@relaxed
+@given(st.lists(st.sampled_from(list(STEPS)), max_size=4))
+def test_a_batch_of_steps(batch: list[m.Step]) -> None:
+    assert payload_of(m.steps(batch)) == ("steps", [STEPS[step] for step in batch])
 
 
 @relaxed
@@ -216,6 +234,7 @@ STEPS: dict[m.Step, etf.Term] = {
         new_session=st.booleans(),
         quiet=st.booleans(),
         enter=st.booleans(),
+        init=st.booleans(),
     ).flatmap(lambda spawn: st.sampled_from([spawn, spawn._replace(namespaces=None)] if spawn.enter else [spawn]))
 )
 def test_a_request_arrives_as_it_was_meant(spawn: m.Spawn) -> None:
@@ -231,5 +250,6 @@ def test_a_request_arrives_as_it_was_meant(spawn: m.Spawn) -> None:
         "auto_proceed": spawn.auto_proceed,
         "new_session": spawn.new_session,
         "quiet": spawn.quiet,
+        "init": spawn.init,
     }
     assert payload_of(spawn.frame()) == payload_of(encode_frame(etf.encode(spawn.term())))

@@ -48,17 +48,23 @@ places = st.lists(st.integers(0, 1 << 16), max_size=30)
 def test_however_the_stream_is_cut_the_same_comes_out(
     said: list[m.Message], places: list[int], data: st.DataObject
 ) -> None:
-    """fds come with the first byte of their message or with any earlier one; extra ones may come at any time."""
-    stream = stream_of(said)
-    whole = listen([(stream, [7] if isinstance(said[0], m.Spawned) else [])])
-    assert whole[1:] == ([(event, 7 if isinstance(event, m.Spawned) else None) for event in said], None)
-    chunks = cut(stream, places)
-    if isinstance(said[0], m.Spawned):  # the first message there is: so in any chunk up to its last byte
-        last = next(i for i, end in enumerate(itertools.accumulate(map(len, chunks))) if end >= len(frame_of(said[0])))
-        early = data.draw(st.integers(0, last))
-    else:
-        early = -1
-    protocol, heard, nonsense = listen([(chunk, [7] if i == early else []) for i, chunk in enumerate(chunks)])
+    """fds come in their order, each with the first byte of its message or with any earlier one."""
+    numbers = itertools.count(7)
+    expected = [(event, next(numbers) if type(event) in m.FDS_OWNED else None) for event in said]
+    owned = [fd for _, fd in expected if fd is not None]
+    whole = listen([(stream_of(said), owned)])
+    assert whole[1:] == (expected, None)
+    chunks = cut(stream_of(said), places)
+    ends = list(itertools.accumulate(map(len, chunks)))
+    companions: list[list[int]] = [[] for _ in chunks]
+    latest, length = 0, 0
+    for event, fd in expected:
+        length += len(frame_of(event))
+        if fd is not None:
+            last = next(i for i, end in enumerate(ends) if end >= length)
+            latest = data.draw(st.integers(latest, last))
+            companions[latest].append(fd)
+    protocol, heard, nonsense = listen(list(zip(chunks, companions, strict=True)))
     assert (heard, nonsense) == whole[1:]
     assert protocol.state is whole[0].state
     assert not protocol.unclaimed
@@ -156,6 +162,12 @@ WRONG_ORDERS: list[list[m.Message]] = [
     lifetime(m.Exit(0)),
     lifetime(m.Parked(1), m.Spawned(5)),
     lifetime(m.Parked(1), m.Parked(1)),
+    lifetime(m.Opened()),
+    lifetime(m.Parked(1), m.Started(), m.Opened()),
+    lifetime(m.Stepped()),
+    lifetime(m.Remains(1, "mount", 0)),
+    lifetime(m.Parked(1), m.Stepped(), m.Started(), m.Stepped()),
+    lifetime(m.Parked(1), m.Started(), m.Remains(1, "mount", 0)),
     lifetime(m.Parked(1), m.Exit(0)),
     lifetime(m.Parked(1), m.Started(), m.Started()),
     lifetime(m.Parked(1), m.Started(), m.Parked(1)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import sys
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import linx_trio as linx
+from linx_trio import capabilities, mount, user
 from linx_trio._caller import Caller
 from linx_trio._options import OPTIONAL, RLIMITS
 from linx_trio._proto import etf
@@ -19,15 +21,20 @@ from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FrameDecoder
 from linx_trio._request import Request, build, milliseconds
 from tests.proto.strategies import relaxed
-from tests.proto.test_workload import workloads
+from tests.proto.test_workload import ALLOWS_ALL, workloads
 
 ORDER = [
-    "private_mounts", "keep_terminal", "controlling_terminal", "umask", "nice", "rlimit", "hostname", "checkpoint",
-    "name_terminal", "terminal_owner", "setgroups", "setgid", "setuid", "chdir", "no_new_privs",
+    "own_uid_map", "own_gid_map", "time_offsets", "become_gid", "become_uid", "private_mounts", "keep_terminal",
+    "controlling_terminal",
+    "umask", "nice", "rlimit", "oom_score_adj", "cpu_affinity", "hostname", "domainname", "sysctl", "mounting",
+    "checkpoint", "name_terminal", "terminal_owner", "cap_drop_bounding", "securebits", "setgroups", "setgid", "setuid",
+    "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
 ]  # fmt: skip
-"""The mounts are private before anybody outside can mount something there, and the terminal is kept before anybody can
-hide it; it is named and given away once that has been done. Groups before the gid, the gid before the uid: with the uid
-go the rights. The directory with the workload's ids.
+"""The ids mean something before anything is done with them. The mounts are private before anybody outside can mount
+something there, and the terminal is kept before anybody can hide it; it is named and given away once that has been
+done. Settings below ``/proc/sys`` before there is another root, where it may be missing. Bounding before the ids
+change, the other sets after it (`_capabilities`). Groups before the gid, the gid before the uid: with the uid go the
+rights. The directory with the workload's ids, and the filter as the last of all.
 """
 
 TERMINAL = "/dev/pts/7"
@@ -49,7 +56,30 @@ def bare(step: m.Step) -> tuple[Any, ...]:
 
 
 def steps_of(request: Request) -> list[tuple[Any, ...]]:
-    return [bare(step) for step in request.message.steps]
+    """All of them in the order in which the child takes them, with those that it is told when its ids are mapped."""
+    return [step for step, _, _ in with_origins(request)]
+
+
+def with_origins(request: Request) -> list[tuple[tuple[Any, ...], str, str]]:
+    """Each step with its option and its thing."""
+    steps, origins = list(request.message.steps), list(request.origins)
+    if request.after_mapping is not None:
+        place = steps.index(m.CHECKPOINT)
+        steps[place:place], origins[place:place] = request.after_mapping
+    return [(bare(step), *origin) for step, origin in zip(steps, origins, strict=True)]
+
+
+def names_of(request: Request) -> list[str]:
+    """By the names of `ORDER`: mounting is in the user's own order, and ids are changed at two places."""
+    names: list[str] = []
+    for name, *_ in steps_of(request):
+        early = m.CHECKPOINT not in names
+        if name.startswith(("mount_", "make_")) or name == "pivot_root":
+            name = "mounting"
+        elif name in ("setuid", "setgid") and early:
+            name = name.replace("set", "become_")
+        names.append(name)
+    return names
 
 
 limits = st.tuples(st.integers(0, 100), st.integers(0, 100)).map(lambda pair: (min(pair), max(pair))) | st.tuples(
@@ -70,12 +100,68 @@ callers = st.builds(
 @given(workloads(), callers, callers)
 def test_steps_are_in_the_one_right_order(workload: linx.Workload, caller: Caller, baseline: Caller) -> None:
     request = request_of(workload, caller, baseline)
-    names = [step[0] for step in steps_of(request)]
+    names = names_of(request)
     assert names == sorted(names, key=ORDER.index)
     assert names.count("checkpoint") == 1
-    for name in set(ORDER) - {"rlimit"}:
+    for name in set(ORDER) - {"rlimit", "sysctl", "mounting"}:
         assert names.count(name) <= 1
-    assert set(names) <= {*m.STEPS, m.CHECKPOINT}
+    assert {step[0] for step in steps_of(request)} <= {*m.STEPS, m.CHECKPOINT}
+
+
+@relaxed
+@given(workloads())
+def test_what_belongs_to_mapped_ids_waits_for_them(workload: linx.Workload) -> None:
+    """Where only this side can write the maps, the child parks before it has done anything, and does not go on by
+    itself; else there is one phase."""
+    request = request_of(workload)
+    first = list(request.message.steps).index(m.CHECKPOINT)
+    own = any(step[0] == "own_uid_map" for step in steps_of(request))
+    assert (request.after_mapping is not None) == (workload.user is not None and not own)
+    if request.after_mapping is not None:
+        assert first == 0
+        assert not request.message.auto_proceed
+        steps, origins = request.after_mapping
+        assert len(steps) == len(origins)
+        assert m.CHECKPOINT not in steps
+    else:
+        assert first > 0
+        assert request.message.auto_proceed == workload.auto_proceed
+
+
+@pytest.mark.parametrize(
+    ("maps", "own"),
+    [
+        (user.root_map(), True),
+        (user.Maps(uid=(7, os.geteuid(), 1), gid=(8, os.getegid(), 1)), True),
+        (user.Maps(uid=(0, os.geteuid(), 1), gid=(0, os.getegid(), 1), setgroups="allow"), False),
+        (user.Maps(uid=(0, os.geteuid(), 2), gid=(0, os.getegid(), 1)), False),
+        (user.Maps(uid=(0, os.geteuid() + 1, 1), gid=(0, os.getegid(), 1)), False),
+        (user.Maps(uid=[(0, os.geteuid(), 1), (1, 70000, 1)], gid=(0, os.getegid(), 1)), False),
+        (user.Maps(uid=(0, os.geteuid(), 1), gid=(0, 70000, 1)), False),
+    ],
+)
+def test_the_child_maps_its_callers_id_itself(maps: user.Maps, own: bool) -> None:
+    request = request_of(linx.Workload(["x"], user=maps))
+    lines = [step for step, _, _ in with_origins(request) if step[0].startswith("own_")]
+    if own:
+        uid, gid = (cast("Any", ids)[0][0] for ids in (maps.uid, maps.gid))
+        assert lines == [
+            ("own_uid_map", b"%d %d 1" % (uid, os.geteuid())),
+            ("own_gid_map", b"%d %d 1" % (gid, os.getegid())),
+        ]
+    else:
+        assert lines == []
+        assert request.after_mapping is not None
+
+
+@pytest.mark.parametrize(
+    ("first", "becomes"), [((0, 100000, 5), True), ((1, 100000, 5), False), ((0, os.geteuid(), 1), False)]
+)
+def test_nobody_in_the_new_user_namespace_becomes_its_root(first: tuple[int, int, int], becomes: bool) -> None:
+    maps = user.Maps(uid=first, gid=(0, 100000, 5))
+    steps = steps_of(request_of(linx.Workload(["x"], user=maps)))
+    expected: list[tuple[Any, ...]] = [("setgid", 0), ("setuid", 0)]
+    assert [step for step in steps if step[0] in ("setuid", "setgid")] == expected * becomes
 
 
 @relaxed
@@ -99,13 +185,15 @@ def test_every_step_has_an_origin_and_is_optional_only_where_asked(
 ) -> None:
     request = request_of(workload, caller, baseline)
     assert len(request.origins) == len(request.message.steps)
-    for index, step in enumerate(request.message.steps):
-        option = request.option_of(index)
+    sent = list(zip(request.message.steps, request.origins, strict=True))
+    for index in range(len(sent)):
+        assert request.option_of(index) == sent[index][1][0]
+    for step, (option, thing) in sent + list(zip(*request.after_mapping or ([], []), strict=True)):
         if step == m.CHECKPOINT:
             assert option == ""
             continue
         assert option in {field.name for field in dataclasses.fields(workload)}
-        asked = option != "rlimits" or "=" in request.origins[index][1]  # else it is the caller's own limit
+        asked = option != "rlimits" or "=" in thing  # else it is the caller's own limit
         assert (step[0] == "optional") == (asked and option in workload.optional)
         assert step[0] != "optional" or option in OPTIONAL
 
@@ -119,7 +207,8 @@ def test_a_request_is_a_term_and_comes_through(workload: linx.Workload, caller: 
     assert name == "spawn"
     assert [bytes(argument) for argument in fields["argv"]] == list(map(os.fsencode, workload.arguments))
     assert [bare(step)[0] for step in fields["steps"]] == [bare(step)[0] for step in message.steps]
-    assert set(fields["namespaces"]) == workload.namespace_names
+    made_by_steps = {"time"} if workload.time_offsets else set()
+    assert set(fields["namespaces"]) == workload.namespace_names - made_by_steps
 
 
 # ---- limits -----------------------------------------------------------------------------------------------------
@@ -210,6 +299,81 @@ def test_nice_is_an_increment_to_the_callers(own: int, increment: int, agents: i
 def test_umask(asked: int | None, sent: int) -> None:
     caller = dataclasses.replace(PLAIN, umask=0o027)
     assert steps_of(request_of(linx.Workload(["x"], umask=asked), caller))[0] == ("umask", sent)
+
+
+def test_attributes_in_their_order() -> None:
+    workload = linx.Workload(
+        ["x"],
+        namespaces=["uts", "net", "ipc"],
+        oom_score_adj=-7,
+        cpu_affinity=[0, 9],
+        hostname="box",
+        domainname="",
+        sysctls={"net.ipv4.conf.eth0/1.forwarding": 1, "kernel.msgmax": "8"},
+    )
+    *found, checkpoint = steps_of(request_of(workload))[1:]
+    assert checkpoint == ("checkpoint",)
+    assert found[1][0] == "cpu_affinity"
+    assert int.from_bytes(found.pop(1)[1], sys.byteorder) == 0b1000000001
+    assert found == [
+        ("oom_score_adj", b"-7"),
+        ("hostname", b"box"),
+        ("domainname", b""),
+        ("sysctl", b"net/ipv4/conf/eth0.1/forwarding", b"1"),
+        ("sysctl", b"kernel/msgmax", b"8"),
+    ]
+
+
+def test_time_offsets_come_with_a_namespace_that_clone_does_not_make() -> None:
+    """One that ``clone3(2)`` makes has its first process in it already, and takes no offsets any more."""
+    workload = linx.Workload(["x"], namespaces=["uts"], time_offsets={"monotonic": -0.25, "boottime": 2**32 + 1})
+    assert workload.namespace_names == {"uts", "time"}
+    request = request_of(workload)
+    assert request.message.namespaces == ("uts",)
+    step, option, thing = with_origins(request)[0]
+    assert step == ("time_offsets", b"boottime 4294967297 0\nmonotonic -1 750000000\n")
+    assert (option, thing) == ("time_offsets", "boottime 4294967297 0, monotonic -1 750000000")
+    assert request_of(linx.Workload(["x"], namespaces=["time"])).message.namespaces == ("time",)
+
+
+def test_root_and_mounts_in_the_users_order() -> None:
+    workload = linx.Workload(["x"], root="/r", mounts=[mount.Dir("/a"), mount.Symlink("b", "/c"), mount.Dir("/d")])
+    found = [(step[0], option, thing) for step, option, thing in with_origins(request_of(workload))]
+    assert found[0] == ("private_mounts", "namespaces", "/")
+    assert [each for each in found if each[1] in ("root", "mounts")] == [
+        ("mount_root", "root", "/r"),
+        ("make_dir", "mounts", repr(mount.Dir("/a"))),
+        ("make_symlink", "mounts", repr(mount.Symlink("b", "/c"))),
+        ("make_dir", "mounts", repr(mount.Dir("/d"))),
+        ("pivot_root", "root", "/r"),
+    ]
+
+
+def test_who_chooses_the_propagation_is_not_made_private_before() -> None:
+    """A private mount is nobody's slave."""
+    workload = linx.Workload(["x"], mounts=[mount.Propagation("/", "slave"), mount.Dir("/a")])
+    names = [step[0] for step in steps_of(request_of(workload))]
+    assert "private_mounts" not in names
+    assert "mount_propagation" in names
+
+
+def test_capabilities_around_the_ids() -> None:
+    """KEEP_CAPS where uid 0 is left, the sets that a change of ids clears behind it."""
+    workload = linx.Workload(["x"], uid=os.geteuid() + 1, capabilities=capabilities.keep({"kill"}))
+    found = [(step[0], option) for step, option, _ in with_origins(request_of(workload))]
+    assert found[found.index(("checkpoint", "")) + 1 :] == [
+        ("cap_drop_bounding", "capabilities"),
+        ("securebits", "capabilities"),
+        ("setgroups", "groups"),
+        ("setuid", "uid"),
+        ("cap_set_thread", "capabilities"),
+        ("cap_set_ambient", "capabilities"),
+    ]
+
+
+def test_the_filter_is_the_last_of_all() -> None:
+    workload = linx.Workload(["x"], cwd="/", uid=1, seccomp=ALLOWS_ALL)
+    assert with_origins(request_of(workload))[-1] == (("seccomp", ALLOWS_ALL.program, 0), "seccomp", "from_bpf")
 
 
 def test_all_the_rest() -> None:
@@ -307,6 +471,8 @@ def test_flags_and_namespaces() -> None:
     message = request_of(linx.Workload(["x"], namespaces=["uts", "net"], new_session=False, auto_proceed=True)).message
     assert (message.namespaces, message.new_session, message.auto_proceed) == (("net", "uts"), False, True)
     assert list(message.fds) == ["cwd", 0, 1, 2]
+    assert not message.init
+    assert request_of(linx.Workload(["x"], namespaces=["pid"], init=True)).message.init
 
 
 # ---- from a refusal back to what caused it ----------------------------------------------------------------------
@@ -334,6 +500,15 @@ def refusal_of(workload: linx.Workload, stage: str, number: int = errno.EPERM, i
         ({"hostname": "box", "namespaces": ["uts"]}, "hostname", "box"),
         ({"rlimits": {"nofile": (5, 6)}}, "rlimit", "nofile=(5, 6)"),
         ({"nice": -5}, "nice", "-5"),
+        ({"oom_score_adj": -5}, "oom_score_adj", "-5"),
+        ({"cpu_affinity": [9, 1]}, "cpu_affinity", "[1, 9]"),
+        ({"domainname": "home", "namespaces": ["uts"]}, "domainname", "home"),
+        ({"sysctls": {"net.ipv4.ip_forward": 1}, "namespaces": ["net"]}, "sysctl", "net/ipv4/ip_forward"),
+        ({"root": "/r"}, "pivot_root", "/r"),
+        ({"mounts": [mount.Dir("/a")]}, "make_dir", repr(mount.Dir("/a"))),
+        ({"user": user.root_map()}, "own_uid_map", f"uid 0 {os.geteuid()} 1"),
+        ({"capabilities": capabilities.keep(())}, "cap_drop_bounding", "linx.capabilities.keep(())"),
+        ({"seccomp": ALLOWS_ALL}, "seccomp", "from_bpf"),
         ({"namespaces": ["mount"]}, "private_mounts", "/"),
         ({"stdio": linx.PTY}, "controlling_terminal", TERMINAL),
         ({"stdio": linx.PTY, "uid": 7}, "terminal_owner", TERMINAL),

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from linx_trio._proto import messages as m
 from linx_trio._proto import states
 from linx_trio._proto.states import EVENT_TABLE, TERMINAL, VERB_TABLE, Action, State, diagram
-from linx_trio.errors import AlreadyRunning, NoProcess, StateError
+from linx_trio.errors import AlreadyRunning, NoProcess, NotReady, StateError
 from tests.proto.events import CLASSES, ENDS, Classes
 from tests.proto.strategies import relaxed
 
@@ -27,7 +27,7 @@ def test_the_states_are_those_of_the_documentation() -> None:
 
 def test_every_state_has_a_row_in_every_table() -> None:
     assert set(EVENT_TABLE) == set(State)
-    assert set(VERB_TABLE) == {"proceed", "abort", "signal", "kill"}
+    assert set(VERB_TABLE) == {"proceed", "abort", "steps", "signal", "kill"}
     for row in VERB_TABLE.values():
         assert set(row) == set(State)
 
@@ -69,6 +69,11 @@ def test_a_workload_that_never_ran_cannot_have_exited_nor_one_that_runs_be_abort
     assert [state for state in State if m.Parked in EVENT_TABLE[state]] == [State.STARTING]
     for cls in (m.Abortion, m.Refusal):
         assert cls not in EVENT_TABLE[State.RUNNING]
+
+
+def test_steps_are_answered_while_it_is_parked_and_change_nothing_about_that() -> None:
+    for cls in (m.Opened, m.Stepped, m.Remains):
+        assert {state: row[cls] for state, row in EVENT_TABLE.items() if cls in row} == {State.READY: State.READY}
 
 
 def test_wherever_a_session_lives_its_workload_can_be_killed_and_its_agent_die() -> None:
@@ -129,10 +134,13 @@ VERBS = [
     ("abort", "starting", Action.SEND),
     ("abort", "ready", Action.SEND),
     ("abort", "running", AlreadyRunning),
+    ("steps", "starting", NotReady),
+    ("steps", "ready", Action.SEND),
+    ("steps", "running", AlreadyRunning),
     ("signal", "starting", Action.SEND),
     ("signal", "ready", Action.SEND),
     ("signal", "running", Action.SEND),
-    *((verb, end, NoProcess) for verb in ("proceed", "abort", "signal") for end in sorted(map(str, TERMINAL))),
+    *((verb, end, NoProcess) for verb in ("proceed", "abort", "steps", "signal") for end in sorted(map(str, TERMINAL))),
     *(("kill", state, Action.SEND) for state in NAMES),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
 import math
@@ -10,11 +11,12 @@ import os
 import pickle
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import trio
@@ -22,6 +24,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import linx_trio as linx
+from linx_trio import capabilities, mount, seccomp, user
 from linx_trio._options import OPTIONAL, PASS_FDS_LIMIT, RLIMITS, Options
 from tests.proto.strategies import relaxed
 
@@ -124,6 +127,11 @@ NUMBERS: list[tuple[Any, type[Exception], list[str]]] = [
     (-(1 << 70), ValueError, [str(-(1 << 70))]),
     (1 << 70, ValueError, [str(1 << 70)]),
 ]
+
+ALLOWS_ALL = seccomp.from_bpf(struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000))
+REFUSES_ALL = seccomp.from_bpf(struct.pack("=HBBI", 6, 0, 0, 0x00050000 | errno.EPERM))
+KILLS_ALL = seccomp.from_bpf(struct.pack("=HBBI", 6, 0, 0, 0x80000000))
+"""Filters of one instruction, which return the same for every syscall."""
 
 WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
     "namespaces": [
@@ -256,6 +264,89 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ("a\0", ValueError, ["hostname", "NUL"]),
         ("\ud800", ValueError, ["hostname", r"'\ud800'"]),
     ],
+    "domainname": [
+        (5, TypeError, ["domainname", "5"]),
+        ("d" * 65, ValueError, ["domainname", "d" * 65]),
+        ("ä" * 33, ValueError, ["domainname", "ä" * 33]),
+        ("a\0", ValueError, ["domainname", "NUL"]),
+    ],
+    "oom_score_adj": [
+        *((value, error, ["oom_score_adj", *mentions]) for value, error, mentions in NUMBERS),
+        (-1001, ValueError, ["oom_score_adj", "-1001"]),
+        (1001, ValueError, ["oom_score_adj", "1001"]),
+    ],
+    "cpu_affinity": [
+        (0, TypeError, ["cpu_affinity", "0", "{0}"]),
+        ("0-3", TypeError, ["cpu_affinity", "'0-3'"]),
+        ([], ValueError, ["cpu_affinity", "empty"]),
+        ([0, "1"], TypeError, ["cpu_affinity", "'1'"]),
+        ([True], TypeError, ["cpu_affinity", "True"]),
+        ([-1], ValueError, ["cpu_affinity", "-1"]),
+        ([8192], ValueError, ["cpu_affinity", "8192"]),
+    ],
+    "time_offsets": [
+        (None, TypeError, ["time_offsets", "None"]),
+        ([("boottime", 1)], TypeError, ["time_offsets", "boottime"]),
+        ({"realtime": 1}, ValueError, ["time_offsets", "'realtime'", "boottime", "monotonic"]),
+        ({5: 1}, ValueError, ["time_offsets", "5"]),
+        ({"boottime": True}, TypeError, ["time_offsets['boottime']", "True"]),
+        ({"boottime": "1"}, TypeError, ["time_offsets['boottime']", "'1'"]),
+        ({"monotonic": math.nan}, ValueError, ["time_offsets['monotonic']", "nan"]),
+        ({"monotonic": -math.inf}, ValueError, ["time_offsets['monotonic']", "inf"]),
+        ({"monotonic": 2**33}, ValueError, ["time_offsets['monotonic']", str(2**33)]),
+    ],
+    "sysctls": [
+        (None, TypeError, ["sysctls", "None"]),
+        (["net.ipv4.ip_forward=1"], TypeError, ["sysctls", "net.ipv4.ip_forward"]),
+        ({5: 1}, TypeError, ["sysctls", "5"]),
+        ({"net.ipv4.ip_forward": True}, TypeError, ["sysctls['net.ipv4.ip_forward']", "True"]),
+        ({"net.ipv4.ip_forward": None}, TypeError, ["sysctls['net.ipv4.ip_forward']", "None"]),
+        ({"net.ipv4.ip_forward": 1.0}, TypeError, ["sysctls['net.ipv4.ip_forward']", "1.0"]),
+        ({"net.ipv4.ip_forward": "1\0"}, ValueError, ["sysctls['net.ipv4.ip_forward']", "NUL"]),
+        ({"net.ipv4\0": 1}, ValueError, ["sysctls", "NUL"]),
+        ({"": 1}, ValueError, ["sysctls", "''", "no name"]),
+        ({"net..ip_forward": 1}, ValueError, ["sysctls", "'net..ip_forward'", "no name"]),
+        ({"net/../kernel/hostname": 1}, ValueError, ["sysctls", "'net/../kernel/hostname'", "no name"]),
+        ({"/net/ipv4/ip_forward": 1}, ValueError, ["sysctls", "'/net/ipv4/ip_forward'", "no name"]),
+        ({"net." + "x" * 400: 1}, ValueError, ["sysctls", "no name"]),
+        ({"kernel.core_pattern": "|/x"}, ValueError, ["'kernel.core_pattern'", "no namespace"]),
+        ({"vm.swappiness": 1}, ValueError, ["'vm.swappiness'", "no namespace"]),
+        ({"kernel.hostname": "x"}, ValueError, ["'kernel.hostname'", "no namespace"]),
+        ({"net.ipv4.ip_forward": 1}, ValueError, ["'net/ipv4/ip_forward'", "add 'net' to namespaces"]),
+        ({"kernel.msgmax": 1}, ValueError, ["'kernel/msgmax'", "add 'ipc' to namespaces"]),
+        ({"fs.mqueue.msg_max": 1}, ValueError, ["'fs/mqueue/msg_max'", "add 'ipc' to namespaces"]),
+        ({"user.max_user_namespaces": 0}, ValueError, ["'user/max_user_namespaces'", "add 'user' to namespaces"]),
+    ],
+    "init": [
+        (1, TypeError, ["init", "1"]),
+        (None, TypeError, ["init", "None"]),
+        (True, ValueError, ["init=True", "add 'pid' to namespaces"]),
+    ],
+    "user": [
+        (0, TypeError, ["user", "0"]),
+        ("root", TypeError, ["user", "'root'"]),
+        ([(0, 1000, 1)], TypeError, ["user", "(0, 1000, 1)"]),
+    ],
+    "root": [
+        (5, TypeError, ["root", "5"]),
+        ("", ValueError, ["root"]),
+        ("/a\0", ValueError, ["root", "NUL"]),
+    ],
+    "mounts": [
+        (5, TypeError, ["mounts", "5"]),
+        ("/usr", TypeError, ["mounts", "'/usr'"]),
+        (["/usr"], TypeError, ["mounts[0]", "'/usr'"]),
+    ],
+    "capabilities": [
+        ({"kill"}, TypeError, ["capabilities", "linx.capabilities.keep", "{'kill'}"]),
+        ("kill", TypeError, ["capabilities", "linx.capabilities.keep", "'kill'"]),
+    ],
+    "seccomp": [
+        (b"\6\0\0\0\0\0\xff\x7f", TypeError, ["seccomp", "linx.seccomp"]),
+        ("default", TypeError, ["seccomp", "linx.seccomp", "'default'"]),
+        (REFUSES_ALL, ValueError, ["seccomp", "execve", "'EPERM'"]),
+        (KILLS_ALL, ValueError, ["seccomp", "execve", "kill_process"]),
+    ],
     "pass_fds": [
         (5, TypeError, ["pass_fds", "5"]),
         ("5", TypeError, ["pass_fds", "'5'"]),
@@ -289,14 +380,14 @@ CASES = [
 
 
 def test_the_table_has_every_option() -> None:
-    assert set(WRONG) == set(get_type_hints(Options))
+    assert set(WRONG) == Options.__optional_keys__
     assert set(WRONG) == {field.name for field in dataclasses.fields(linx.Workload)} - {"argv"}
 
 
 @pytest.mark.parametrize(("option", "value", "error", "mentions"), CASES)
 def test_a_wrong_option(option: str, value: Any, error: type[Exception], mentions: list[str]) -> None:
     options = {option: value}
-    if option == "hostname":
+    if option in ("hostname", "domainname"):
         options["namespaces"] = {"uts"}
     refused(error, mentions, ["true"], **options)
 
@@ -614,6 +705,31 @@ sockets = st.one_of(
     strings.filter(bool), strings.map(lambda name: "\0" + name), st.binary(max_size=9).map(b"\0".__add__)
 )
 graces = st.floats(0, 4e6) | st.integers(0, 4 * 10**6)
+policies = st.builds(
+    lambda make, caps: make(caps),
+    st.sampled_from([capabilities.keep, capabilities.drop]),
+    st.sets(st.sampled_from(list(capabilities.Capability)), max_size=4),
+)
+filters = st.sampled_from([ALLOWS_ALL, seccomp.from_bpf(ALLOWS_ALL.program, log=True)])
+maps = st.sampled_from(
+    [user.root_map(), user.Maps(uid=(0, 100000, 65536), gid=[(0, 100000, 1), (1, 5, 1)], setgroups="allow")]
+)
+entries = st.sampled_from(
+    [
+        mount.Bind("/usr", readonly=True),
+        mount.Tmpfs("/tmp", "64M"),
+        mount.Proc(),
+        mount.Dev(),
+        mount.File("/etc/motd", b"\xff\0"),
+        mount.Symlink("usr/bin", "/bin"),
+        mount.Overlay("/o", ["/l1", "/l2"]),
+    ]
+)
+sysctls: dict[str, dict[str, str | int]] = {
+    "net": {"net.ipv4.ip_forward": 1, "net/ipv4/conf/eth0.1/forwarding": "0"},
+    "ipc": {"kernel.msgmax": 8192, "fs.mqueue.msg_max": " 10 "},
+    "user": {"user.max_user_namespaces": 0},
+}
 
 
 @st.composite
@@ -642,9 +758,32 @@ def workloads(draw: st.DrawFn) -> linx.Workload:
         umask=draw(st.none() | st.integers(0, 0o777)),
         nice=draw(st.integers(-40, 40)),
         rlimits=draw(st.dictionaries(st.sampled_from(list(RLIMITS)), limits, max_size=3)),
+        oom_score_adj=draw(st.none() | st.integers(-1000, 1000)),
+        time_offsets=draw(
+            st.dictionaries(st.sampled_from(["boottime", "monotonic"]), st.integers(-9, 9) | st.floats(-9.0, 9.0))
+        ),
+        cpu_affinity=draw(st.none() | st.sets(st.integers(0, 8191), min_size=1, max_size=3)),
         hostname=draw(st.none() | st.text("abc-", min_size=1, max_size=64)) if "uts" in namespaces else None,
+        domainname=draw(st.none() | st.text("abc-", max_size=64)) if "uts" in namespaces else None,
+        sysctls=draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    name: st.just(value)
+                    for kind, some in sysctls.items()
+                    if kind in namespaces
+                    for name, value in some.items()
+                },
+            )
+        ),
+        init="pid" in namespaces and draw(st.booleans()),
         new_session=terminal is not None or draw(st.booleans()),
         no_new_privs=draw(st.booleans()),
+        user=draw(st.none() | maps),
+        root=draw(st.none() | strings.map("/r".__add__) | st.just(mount.Tmpfs("/"))),
+        mounts=draw(st.lists(entries, max_size=3)),
+        capabilities=draw(st.none() | policies),
+        seccomp=draw(st.none() | filters),
         optional=draw(st.sets(st.sampled_from(sorted(OPTIONAL)))),
     )
 

@@ -1,0 +1,127 @@
+"""`sandbox`: the preset for running code that nobody has read. What a workload sees and may do there is spelled out in
+options of `Workload`, so all of it can be read, printed and changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from linx_trio import _capabilities, seccomp
+from linx_trio._idmaps import IdMap, Maps
+from linx_trio._mount_entries import Bind, Dev, Proc, Tmpfs
+from linx_trio._mount_steps import Entry, absolute
+from linx_trio._mount_tree import File, Mask, Remount, Symlink
+from linx_trio._options import Argument
+from linx_trio._workload import Workload
+
+READONLY = (
+    "/usr", "/etc/alternatives", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf", "/etc/pki/ca-trust", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
+    "/etc/pki/tls/openssl.cnf", "/etc/pki/java",
+)  # fmt: skip
+"""What of the host a program needs to start, and none of it is a secret. What is not there is left out."""
+
+_NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/services")
+_MERGED = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_MASKED = (
+    "/proc/keys", "/proc/interrupts", "/proc/latency_stats", "/proc/timer_list", "/proc/sched_debug", "/proc/scsi",
+    "/proc/asound",
+)  # fmt: skip
+"""What tells of the host, and everybody may read."""
+
+_MASKED_FROM_ROOT = (
+    "/proc/kcore", "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/pagetypeinfo",
+    "/proc/slabinfo", "/proc/vmallocinfo", "/proc/allocinfo", "/proc/vmcore", "/proc/iomem", "/proc/bus", "/proc/mtrr",
+    "/proc/tty/driver",
+)  # fmt: skip
+"""What the kernel shows to root's uid alone, whatever its capabilities: a caller who is root is that uid inside too."""
+
+ENVIRONMENT: Mapping[str, str] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "LANG": "C.UTF-8",
+}
+
+
+def sandboxed(
+    argv: Sequence[Argument],
+    *,
+    readonly: Iterable[Argument],
+    writable: Iterable[Argument],
+    network: bool,
+    **options: Any,
+) -> Workload:
+    """`linx_trio.sandboxed`."""
+    if not isinstance(network, bool):
+        raise TypeError(f"network must be True or False, not {network!r}")
+    shown, kept = _paths(readonly, "readonly"), _paths(writable, "writable")
+    more = options.pop("mounts", ())
+    if network and tuple(shown) == READONLY:
+        shown = [*shown, *_NETWORK]
+    given: dict[str, Any] = {
+        "namespaces": {"user", "pid", "mount", "ipc", "uts", "cgroup"} | (set() if network else {"net"}),
+        "user": Maps(uid=(IdMap(os.geteuid(), os.geteuid(), 1),), gid=(IdMap(os.getegid(), os.getegid(), 1),)),
+        "root": Tmpfs("/"),
+        "mounts": [*_mounts(shown, kept), *more, Remount("/", readonly=True)],
+        "init": True,
+        "hostname": "sandbox",
+        "env": dict(ENVIRONMENT),
+        "cwd": "/tmp",
+        "rlimits": {"core": (0, 0)},
+        "sysctls": {"user.max_user_namespaces": 0},
+        "capabilities": _capabilities.keep(()),
+        "seccomp": options["seccomp"] if "seccomp" in options else _filter(),
+        "no_new_privs": True,
+        **options,
+    }
+    return Workload(argv, **given)
+
+
+@functools.cache
+def _filter() -> seccomp.Filter:
+    """Checking the program instruction by instruction takes longer than all the rest."""
+    return seccomp.default()
+
+
+def _paths(value: Iterable[Argument], name: str) -> list[str]:
+    if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} must be an iterable of paths, not {value!r}; for a single one write ({value!r},)")
+    return [absolute(path, f"{name}[{i}]") for i, path in enumerate(value)]
+
+
+def _mounts(readonly: list[str], writable: list[str]) -> list[Entry]:
+    usual = set(READONLY) | set(_NETWORK)
+    is_root = os.geteuid() == 0  # whom the modes of /proc let write; and change them
+    masked = _MASKED + _MASKED_FROM_ROOT if is_root else _MASKED
+    entries: list[Entry] = [Proc(readonly=is_root), *map(Mask, masked), Dev()]
+    entries += [Tmpfs("/tmp", mode=0o1777), Tmpfs("/run"), Tmpfs("/var/tmp", mode=0o1777), *_accounts()]
+    entries.append(File("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"))
+    for path in readonly:
+        if path in usual and not os.path.lexists(path):
+            continue
+        entries.append(Bind(path, readonly=True, nosuid=True, nodev=True))
+        if path == "/usr":
+            entries += [_as_on_the_host(name) for name in _MERGED if os.path.lexists(name)]
+    entries += [Bind(path, nosuid=True, nodev=True) for path in writable]
+    return entries
+
+
+def _as_on_the_host(path: str) -> Entry:
+    """Where /usr is merged these are links into it."""
+    if os.path.islink(path):
+        return Symlink(os.readlink(path), path)
+    return Bind(path, readonly=True, nosuid=True, nodev=True)
+
+
+def _accounts() -> list[Entry]:
+    """Names for the ids that there are, and none else of the host's."""
+    uid, gid = os.geteuid(), os.getegid()
+    name = "root" if uid == 0 else "user"
+    return [
+        File("/etc/passwd", f"{name}:x:{uid}:{gid}::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
+        File("/etc/group", f"{name}:x:{gid}:\nnogroup:x:65534:\n"),
+        File("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
+    ]
