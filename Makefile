@@ -9,7 +9,7 @@ VENV ?= .venv
 TESTS ?=
 ARGS ?=
 # Which of benchmarks/*.py, for make bench.
-BENCH ?= spawn streams
+BENCH ?= spawn streams sandbox
 
 PY := $(VENV)/bin/python
 AGENT := linx_trio/_bin/linx-agent
