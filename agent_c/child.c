@@ -336,12 +336,27 @@ static int run_child(void *argument) {
     child_main(start->request, start->control);
 }
 
-pid_t child_clone(uint64_t flags, uint64_t exit_signal, int *pidfd) {
-    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = exit_signal};
-    return (pid_t)RAW2(clone3, &args, CLONE_REQUEST_SIZE);
+/* A copy of this process. A container's seccomp filter cannot see clone3(2)'s flags, which lie in memory, and so says ENOSYS
+ * to it (Docker's does, unless the container has CAP_SYS_ADMIN): then the older call will do, but for what only the newer one
+ * can say. */
+static long copy_us(struct clone_request *args, size_t size) {
+    long pid = RAW2(clone3, args, size);
+    if (pid != -ENOSYS || (args->flags & (CLONE_INTO_CGROUP | CLONE_NEWTIME)))
+        return pid;
+    uint64_t flags = args->flags | args->exit_signal;
+#if defined(__s390__)
+    return RAW5(clone, 0, flags, args->pidfd, 0, 0);
+#else
+    return RAW5(clone, flags, 0, args->pidfd, 0, 0);
+#endif
 }
 
-/* clone3(2) for what the older call cannot say; the child gets a copy of our memory, as with fork(2). */
+pid_t child_clone(uint64_t flags, uint64_t exit_signal, int *pidfd) {
+    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = exit_signal};
+    return (pid_t)copy_us(&args, CLONE_REQUEST_SIZE);
+}
+
+/* The child gets a copy of our memory, as with fork(2). */
 static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd) {
     int cgroup = request_fd(start->request, FD_CGROUP);
     struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = SIGCHLD};
@@ -349,7 +364,7 @@ static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd)
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = (uint64_t)cgroup;
     }
-    long pid = RAW2(clone3, &args, cgroup >= 0 ? sizeof args : CLONE_REQUEST_SIZE);
+    long pid = copy_us(&args, cgroup >= 0 ? sizeof args : CLONE_REQUEST_SIZE);
     if (pid == 0)
         (void)run_child((void *)(uintptr_t)start);
     return (pid_t)pid;

@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 
 #include "frame.h"
+#include "keeper.h"
 #include "monitor.h"
 #include "namespaces.h"
 #include "raw.h"
@@ -125,6 +126,7 @@ static int describe(void) {
     const char *words[STAGE_COUNT + 16];
     (void)printf("version: %s\nhash: %s\n", LINX_VERSION, LINX_SOURCE_HASH);
     print_words("commands", monitor_commands);
+    print_words("keeper", keeper_words);
     print_words("events", monitor_events);
     size_t count = 0;
     for (; count < STAGE_COUNT; count++)

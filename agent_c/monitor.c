@@ -14,6 +14,7 @@
 #include "monitor.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,7 +26,9 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
+#include "cgroup.h"
 #include "child.h"
+#include "keeper.h"
 #include "raw.h"
 #include "reaper.h"
 #include "seal.h"
@@ -37,6 +40,7 @@ enum wish { WISH_NOTHING, WISH_PROCEED, WISH_ABORT }; /* said before the checkpo
 enum {
     HOLD_US = 3000,       /* the first events travel together if they are that close: one wake-up for all */
     EXIT_LOST = 70,       /* told to Python by the zygote */
+    CGROUP_US = 5000000,  /* how long the session's own cgroup may take to become empty */
     REAPER_US = 2000000,  /* how long a reaper may take to clear up before we do its work, and then kill it too */
 };
 
@@ -69,6 +73,10 @@ struct monitor {
     int64_t kill_at;      /* when the grace is over; 0: none is running */
     int64_t killing_since;
     int round_ms;
+    int cgroup, cgroup_parent; /* the session's own, which we remove; or -1 */
+    char cgroup_name[NAME_MAX + 1];
+    bool released;             /* Python has read what it wants of it */
+    int64_t removing_since;
 };
 
 /* ---- events -------------------------------------------------------------------------------------------------- */
@@ -86,7 +94,7 @@ static void emit_status(struct monitor *m, const char *name, const int64_t *argu
     frame_end(&m->out, &w, passenger);
 }
 
-/* A port's error is the seeds' triple; a session's also says which step it was. */
+/* A port's error is a triple; a session's also says which step it was. */
 static void emit_refusal(struct monitor *m, const char *name, const struct child_message *news) {
     struct etf_writer w = frame_begin(&m->out);
     etf_put_tuple(&w, m->port ? 3 : 4);
@@ -133,9 +141,16 @@ static void signal_leader(const struct monitor *m, int number) {
         (void)kill(m->leader, number);
 }
 
+/* A reaper is in the cgroup as well, and has still to say how the leader has ended. */
+static bool may_kill_cgroup(const struct monitor *m) {
+    return m->cgroup >= 0 && !m->may_have_reaper && m->reaper == 0;
+}
+
 static void kill_all(struct monitor *m) {
     m->kill_at = 0;
     if (!m->killing) {
+        if (may_kill_cgroup(m))
+            (void)cgroup_kill(m->cgroup);
         m->round_ms = ROUND_MS;
         m->killing_since = now_us();
         if (m->reaper_control >= 0) /* it can still say how the leader has ended */
@@ -384,8 +399,9 @@ static void reap_one(struct monitor *m, pid_t pid, bool exited) {
     bool stranger = m->may_have_reaper && m->reaper == 0 && pid != m->leader && pid != m->starter;
     if (pid == m->leader || pid == m->starter || stranger)
         hear_child(m, exited && pid == m->leader ? YES : ASK_PROC);
-    /* One that exits has nothing left below it. */
-    bool all = pid == m->reaper && (m->cleared || (m->killing && exited) || namespace_ends(m));
+    /* One that exits has nothing left below it. And nobody gets away from a cgroup: it is not left before it is empty. */
+    bool all = pid == m->reaper && (m->cleared || (m->killing && exited) || namespace_ends(m) ||
+                                    (m->cgroup >= 0 && cgroup_kill(m->cgroup)));
     if (wait4(pid, &status, __WALL, &usage) != pid)
         return;
     if (pid == m->reaper)
@@ -472,11 +488,26 @@ static void start_child(struct monitor *m) {
         leader_known(m, pid, steal_fd(&m->starter_pidfd), q->namespaces & CLONE_NEWPID ? 1 : pid);
 }
 
+static void adopt_cgroup(struct monitor *m) {
+    if (m->request.own_cgroup == NULL)
+        return;
+    m->cgroup = fcntl(request_fd(&m->request, FD_CGROUP), F_DUPFD_CLOEXEC, 0);
+    m->cgroup_parent = fcntl(request_fd(&m->request, FD_CGROUP_PARENT), F_DUPFD_CLOEXEC, 0);
+    memcpy(m->cgroup_name, m->request.own_cgroup, strlen(m->request.own_cgroup) + 1);
+}
+
 static void take_request(struct monitor *m, struct etf_slice payload) {
+    if (!m->port && keeper_wanted(payload)) {
+        keeper_run(&m->in, payload);
+        m->phase = ENDED;
+        m->childless = true;
+        return;
+    }
     if (!request_parse(&m->request, payload, &m->in, m->port)) {
         fail(m, errno, STAGE_request);
         return;
     }
+    adopt_cgroup(m);
     m->phase = REQUESTED;
     m->linger = m->request.linger && !m->port;
     m->orphan_grace_us = m->port ? 0 : m->request.orphan_grace_us;
@@ -532,6 +563,11 @@ static void command_shutdown(struct monitor *m, int64_t grace_ms) {
     end_gracefully(m, grace_ms < UINT32_MAX ? grace_ms < 0 ? 0 : grace_ms * 1000 : UINT32_MAX * INT64_C(1000));
 }
 
+static void command_release(struct monitor *m, int64_t unused) {
+    (void)unused;
+    m->released = true;
+}
+
 static const struct command {
     const char *name;
     bool argument;
@@ -540,10 +576,10 @@ static const struct command {
 } commands[] = {
     {"proceed", false, true, command_proceed}, {"abort", false, true, command_abort},
     {"signal", true, true, command_signal},    {"kill", false, false, command_kill},
-    {"shutdown", true, false, command_shutdown},
+    {"shutdown", true, false, command_shutdown}, {"release", false, false, command_release},
 };
 
-const char *const monitor_commands[] = {"proceed", "abort", "signal", "kill", "shutdown", "steps", NULL};
+const char *const monitor_commands[] = {"proceed", "abort", "signal", "kill", "shutdown", "steps", "release", NULL};
 
 /* A batch for the parked child, which parses it itself: through a file, since it may be longer than a message can be. */
 static void forward_steps(struct monitor *m, struct etf_slice payload) {
@@ -641,13 +677,31 @@ static void end_what_is_due(struct monitor *m) {
         reap_one(m, m->leader, false); /* one slot, once; and its end is news */
 }
 
+/* With a cgroup of its own a session is over when that is gone. It stays until Python has looked at its numbers, or is gone
+ * itself: so there is no moment at which nobody would remove it. */
+static bool cgroup_is_gone(struct monitor *m) {
+    if (m->cgroup_parent < 0)
+        return true;
+    if (!m->released && !m->gone)
+        return false;
+    if (m->removing_since == 0) {
+        m->removing_since = now_us();
+        m->round_ms = ROUND_MS;
+    }
+    if (!cgroup_remove(m->cgroup_parent, m->cgroup_name)) { /* a stranger, who was put there */
+        (void)cgroup_kill(m->cgroup);
+        return now_us() >= m->removing_since + CGROUP_US;
+    }
+    return true;
+}
+
 static int until(int64_t when) {
     int64_t left = when - now_us();
     return left <= 0 ? 0 : left > 60000000 ? 60000 : (int)((left + 999) / 1000);
 }
 
 static int poll_timeout(struct monitor *m) {
-    if (m->killing && !m->childless) {
+    if ((m->killing && !m->childless) || m->removing_since > 0) {
         int pause = m->round_ms;
         m->round_ms = m->round_ms < ROUND_LIMIT_MS ? m->round_ms * 2 : ROUND_LIMIT_MS;
         return pause;
@@ -665,6 +719,7 @@ int monitor_run(int in, int out, int signals, bool port) {
                         .out = {.fd = out, .is_socket = !port, .passenger = -1}};
     m.signals = signals;
     m.port = port;
+    m.cgroup = m.cgroup_parent = -1;
     m.control = m.starter_pidfd = m.reaper_control = m.leader_pidfd = m.init_pidfd = -1;
     hear_python(&m); /* the request is there before we are */
     for (;;) {
@@ -674,7 +729,7 @@ int monitor_run(int in, int out, int signals, bool port) {
         if (m.hold_until == 0)
             outbox_flush(&m.out);
         bool awaiting = m.lost && m.reaper_control >= 0 && now_us() < m.killing_since + REAPER_US;
-        if (m.phase == ENDED && m.childless && !awaiting && outbox_empty(&m.out))
+        if (m.phase == ENDED && m.childless && !awaiting && outbox_empty(&m.out) && cgroup_is_gone(&m))
             return m.lost ? EXIT_LOST : 0;
         /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
         bool holding = m.phase == EXECUTING && m.hold_until > 0 && m.leader > 0;

@@ -54,13 +54,14 @@ static long open_below(const struct step_room *room, const char *path, uint64_t 
     struct {
         uint64_t flags, mode, resolve;
     } how = {flags | O_CLOEXEC, mode, IN_ROOT};
-    long root = root_of(room);
+    long root = room->root >= 0 ? room->root : root_of(room);
     if (root < 0)
         return root;
     long fd = -EAGAIN; /* as long as anything on this machine is mounted or renamed while a ".." is crossed */
     for (int i = 0; i < LOOKUPS && fd == -EAGAIN; i++)
         fd = RAW4(openat2, root, path, &how, sizeof how);
-    drop(root);
+    if (room->root < 0)
+        drop(root);
     return fd;
 }
 

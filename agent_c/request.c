@@ -1,6 +1,7 @@
 #include "request.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -103,7 +104,7 @@ static void key_namespaces(struct request *q, struct etf_reader *r) {
 static const struct {
     const char *name;
     int target;
-} special_fds[] = {{"cwd", FD_CWD}, {"target", FD_TARGET}, {"cgroup", FD_CGROUP}};
+} special_fds[] = {{"cwd", FD_CWD}, {"target", FD_TARGET}, {"cgroup", FD_CGROUP}, {"cgroup_parent", FD_CGROUP_PARENT}};
 
 static int special_target(struct etf_slice name) {
     for (size_t i = 0; i < COUNT_OF(special_fds); i++)
@@ -206,6 +207,13 @@ static void key_quiet(struct request *q, struct etf_reader *r) { q->quiet = take
 
 static void key_init(struct request *q, struct etf_reader *r) { q->init = take_bool(r); }
 
+static void key_own_cgroup(struct request *q, struct etf_reader *r) {
+    const char *name = take_text(q, r);
+    size_t length = strlen(name);
+    r->bad |= q->own_cgroup != NULL || length == 0 || length > NAME_MAX || strchr(name, '/') != NULL || name[0] == '.';
+    q->own_cgroup = name;
+}
+
 static void key_new_session(struct request *q, struct etf_reader *r) { q->new_session = take_bool(r); }
 
 /* A port says cwd, stdio and no_new_privs in words of its own (they are steps and fds in a session). */
@@ -293,7 +301,7 @@ struct key {
 static const struct key session_keys[] = {
     {"argv", key_argv},     {"env", key_env},       {"namespaces", key_namespaces},     {"fds", key_fds},
     {"steps", key_steps},   {"orphan", key_orphan}, {"auto_proceed", key_auto_proceed}, {"new_session", key_new_session},
-    {"quiet", key_quiet},   {"init", key_init},
+    {"quiet", key_quiet},   {"init", key_init},     {"own_cgroup", key_own_cgroup},
 };
 
 static const struct key port_keys[] = {
@@ -346,6 +354,11 @@ int request_fd(const struct request *q, int target) {
     return -1;
 }
 
+static bool cgroups_fit(const struct request *q) {
+    bool own = q->own_cgroup != NULL;
+    return own == (request_fd(q, FD_CGROUP_PARENT) >= 0) && (!own || request_fd(q, FD_CGROUP) >= 0);
+}
+
 static bool target_fits(const struct request *q) {
     if (q->init && (q->enters || !(q->namespaces & CLONE_NEWPID)))
         return false;
@@ -385,7 +398,8 @@ bool request_parse(struct request *q, struct etf_slice payload, struct inbox *in
         return false;
     take_map(q, &r, port);
     errno = EINVAL;
-    return etf_done(&r) && q->argv != NULL && q->argv[0] != NULL && take_fds(q, in, port) && target_fits(q);
+    return etf_done(&r) && q->argv != NULL && q->argv[0] != NULL && take_fds(q, in, port) && target_fits(q) &&
+           cgroups_fit(q);
 }
 
 void request_close_fds(struct request *q) {

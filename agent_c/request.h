@@ -8,8 +8,8 @@
 #include "steps.h"
 
 /* The target "numbers" of the fds that are no fds of the workload: the caller's working directory, the directory
- * /proc/<pid> of the process whose namespaces are entered, the cgroup to be born into. */
-enum { FD_CWD = -1, FD_TARGET = -2, FD_CGROUP = -3 };
+ * /proc/<pid> of the process whose namespaces are entered, the cgroup to be born into, and the one that this is below. */
+enum { FD_CWD = -1, FD_TARGET = -2, FD_CGROUP = -3, FD_CGROUP_PARENT = -4 };
 
 struct planned_fd {
     int source; /* owned */
@@ -30,6 +30,7 @@ struct request {
     bool auto_proceed, new_session;
     bool quiet;                /* nobody waits for `running`: it may be held back like the events before it */
     bool init;                 /* with a fresh PID namespace: a reaper of ours is pid 1, and the workload its child */
+    const char *own_cgroup;    /* the name, below FD_CGROUP_PARENT, of an FD_CGROUP that is this session's alone; or NULL */
     bool stderr_to_stdout;     /* a port's `stderr => stdout` */
     bool linger;               /* orphan policy: leave it running, or … */
     int64_t orphan_grace_us;   /* … SIGTERM, wait, SIGKILL */

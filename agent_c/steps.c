@@ -156,6 +156,12 @@ static long step_domainname(const struct step *s, struct step_room *unused) {
     return RAW2(setdomainname, s->text[0], strlen(s->text[0]));
 }
 
+/* What has entered a container is closed to those inside. Where nobody is inside but its own kind, it may be entered in turn. */
+static long step_dumpable(const struct step *s, struct step_room *unused) {
+    (void)s, (void)unused;
+    return RAW5(prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+}
+
 /* TIOCSCTTY: the session leader that we are takes the terminal at fd 0. */
 static long step_controlling_terminal(const struct step *s, struct step_room *unused) {
     (void)s, (void)unused;
@@ -202,6 +208,7 @@ const struct step_kind step_kinds[] = {
     {"pivot_root", "", STAGE_pivot_root, mount_pivot_root},
     {"name_terminal", "t", STAGE_mount, mount_name_terminal},
     {"terminal_owner", "d", STAGE_stdio, step_terminal_owner},
+    {"dumpable", "", STAGE_unshare, step_dumpable},
     {"netlink", "i", STAGE_netlink, step_netlink},
     {"cap_drop_bounding", "i", STAGE_cap_drop_bounding, privileges_drop_bounding},
     {"securebits", "i", STAGE_cap_set_thread, privileges_securebits},

@@ -2,6 +2,7 @@
 #include "check.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/sched.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -292,6 +293,34 @@ static void a_cgroup_beside_the_target(void) {
         CHECK(!parse(3, false));
         done();
     }
+}
+
+static bool own_cgroup_fits(const char *name, size_t fds) {
+    static const char *const targets[] = {"cgroup", "cgroup_parent"};
+    struct etf_writer *w = begin(name != NULL ? 3 : 2);
+    put_argv(w);
+    etf_put_atom(w, "fds"), put_list(w, (uint32_t)fds);
+    for (size_t i = 0; i < fds; i++)
+        etf_put_atom(w, targets[i]);
+    put_nil(w);
+    if (name != NULL)
+        etf_put_atom(w, "own_cgroup"), etf_put_binary(w, name);
+    bool ok = parse(fds, false);
+    CHECK(!ok || name == NULL || strcmp(q.own_cgroup, name) == 0);
+    done();
+    return ok;
+}
+
+static void a_cgroup_of_its_own(void) {
+    char longest[NAME_MAX + 2] = {0};
+    memset(longest, 'x', NAME_MAX);
+    CHECK(own_cgroup_fits("linx.1", 2) && own_cgroup_fits(longest, 2) && own_cgroup_fits(NULL, 1));
+    CHECK(!own_cgroup_fits("linx.1", 1) && !own_cgroup_fits("linx.1", 0) && !own_cgroup_fits(NULL, 2));
+    longest[NAME_MAX] = 'x';
+    static const char *const wrong[] = {"", ".", "..", "a/b", "/"};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++)
+        CHECK(!own_cgroup_fits(wrong[i], 2));
+    CHECK(!own_cgroup_fits(longest, 2));
 }
 
 static void a_ports_target(void) {
@@ -894,6 +923,7 @@ int main(void) {
     RUN(spawn_joins_nothing);
     RUN(a_target_and_entering_go_together);
     RUN(a_cgroup_beside_the_target);
+    RUN(a_cgroup_of_its_own);
     RUN(a_ports_target);
     RUN(bad_argvs);
     RUN(bad_values);
