@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
@@ -23,16 +24,25 @@ def path_of(cgroup: bytes) -> bytes | None:
 def directories_of(path: bytes, mountinfo: bytes) -> list[bytes]:
     """Where that cgroup is to be found: below each mount of the v2 hierarchy that reaches it."""
     found = []
-    for line in mountinfo.split(b"\n"):
-        fields, separator, rest = line.partition(b" - ")
-        parts = fields.split(b" ")
-        if not separator or len(parts) < 6 or rest.split(b" ", 1)[0] != b"cgroup2":
-            continue
+    for parts in _v2_lines(mountinfo):
         root, mount_point = _unescape(parts[3]), _unescape(parts[4])
         below = _below(path, root)
         if below is not None:
             found.append(os.path.join(mount_point, below) if below else mount_point)
     return found
+
+
+def mounts_of(mountinfo: bytes) -> list[tuple[bytes, bytes]]:
+    """Each mount of the v2 hierarchy: its mount point, and the numbers of its device (``major:minor``)."""
+    return [(_unescape(parts[4]), parts[2]) for parts in _v2_lines(mountinfo)]
+
+
+def _v2_lines(mountinfo: bytes) -> Iterator[list[bytes]]:
+    for line in mountinfo.split(b"\n"):
+        fields, separator, rest = line.partition(b" - ")
+        parts = fields.split(b" ")
+        if separator and len(parts) >= 6 and rest.split(b" ", 1)[0] == b"cgroup2":
+            yield parts
 
 
 def _unescape(field: bytes) -> bytes:

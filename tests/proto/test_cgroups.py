@@ -102,8 +102,17 @@ def test_any_names(root: bytes, mount_point: bytes, path: bytes) -> None:
         assert found == []
 
 
+def test_where_it_is_mounted() -> None:
+    assert _cgroups.mounts_of(HYBRID + STRANGE) == [
+        (b"/sys/fs/cgroup/unified", b"0:38"),
+        (b"/mnt/with space\\and\nmore", b"0:25"),
+    ]
+    assert _cgroups.mounts_of(b"31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n") == []
+
+
 @given(cgroup=st.binary(max_size=200), mounts=st.binary(max_size=300))
 def test_any_bytes(cgroup: bytes, mounts: bytes) -> None:
+    assert all(isinstance(found, tuple) for found in _cgroups.mounts_of(mounts))
     path = _cgroups.path_of(b"0::/" + cgroup)
     assert path is not None
     assert path.startswith(b"/")
