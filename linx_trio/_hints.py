@@ -1,18 +1,35 @@
-"""Why the kernel probably said no, and what to do: by stage and errno."""
+"""Why the kernel probably said no, and what to do: what `_causes` finds in this machine; and where it finds nothing,
+what is usual for the stage and the errno.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+from linx_trio._causes import Refusal, recognise
+from linx_trio._machine import Machine
 from linx_trio._proto.messages import NAMESPACES
 from linx_trio._workload import Workload
 
 
-def hint_for(stage: str, error: int, workload: Workload | None = None) -> str | None:
-    """One or two sentences, or `None` where nothing better than errno's text is known."""
+def hint_for(
+    stage: str,
+    error: int,
+    workload: Workload | None = None,
+    *,
+    step: Sequence[Any] = (),
+    entering: bool = False,
+    machine: Machine | None = None,
+) -> str | None:
+    """One or two sentences, or `None` where nothing better than errno's text is known. A `Hint` where the cause has
+    been recognised. Arguments as in `Refusal`.
+    """
+    cause = recognise(Refusal(stage, error, workload, step, entering, machine or Machine()))
+    if cause is not None:
+        return cause
     found = _HINTS.get((stage, error))
     if isinstance(found, str):
         return found
@@ -20,25 +37,8 @@ def hint_for(stage: str, error: int, workload: Workload | None = None) -> str | 
 
 
 def _clone_permission(workload: Workload) -> str:
-    if "user" in workload.namespace_names:
-        switch = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-        if switch.exists() and switch.read_text().strip() != "0":
-            return (
-                "AppArmor restricts unprivileged user namespaces here (kernel.apparmor_restrict_unprivileged_userns): "
-                "give this program an AppArmor profile with the rule 'userns,'"
-            )
-        return (
-            "user namespaces are refused to this process: by the seccomp filter of a container, "
-            "by kernel.unprivileged_userns_clone=0, or because it is in a chroot"
-        )
-    return "these namespaces need CAP_SYS_ADMIN: run as root, or add 'user' to namespaces"
-
-
-def _too_many_namespaces(workload: Workload) -> str:
-    limits = ", ".join(
-        f"user.max_{name if name != 'mount' else 'mnt'}_namespaces" for name in sorted(workload.namespace_names)
-    )
-    return f"a limit on the number of namespaces is reached (or is 0): see {limits} under /proc/sys"
+    what = "user namespaces are" if "user" in workload.namespace_names else "it is"
+    return f"{what} refused to this process, and nothing here shows why: perhaps a security module does, see dmesg"
 
 
 def _program(workload: Workload) -> str | None:
@@ -71,10 +71,8 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ),
     ("cgroup", errno.EBUSY): f"a cgroup that has controllers for its children takes no processes: {_SAME_CGROUP}",
     ("clone", errno.EPERM): _clone_permission,
-    ("clone", errno.ENOSPC): _too_many_namespaces,
-    ("clone", errno.EUSERS): _too_many_namespaces,
-    ("clone", errno.ENOSYS): "clone3(2) is refused, as by Docker's seccomp filter before 20.10.10",
-    ("clone", errno.EINVAL): "this kernel is built without one of these namespaces",
+    ("clone", errno.EACCES): _clone_permission,
+    ("clone", errno.EINVAL): "this kernel does not take these namespaces together, or not one of them",
     ("clone", errno.EAGAIN): _PROCESS_LIMIT,
     ("fork", errno.EAGAIN): _PROCESS_LIMIT,
     ("fork", errno.EMFILE): "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
