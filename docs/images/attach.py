@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -47,16 +47,16 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def capture(directory: str) -> str:
+def capture(directory: str, script: Sequence[tuple[str, str]], rows: int) -> str:
     """The screen after the script, with its colours."""
     environment = f"PYTHONPATH={ROOT} PATH={Path(sys.executable).parent}:$PATH PS1='$ '"
     shell = f"cd {ROOT} && {environment} exec bash --norc --noprofile -i"
-    tmux(directory, "new-session", "-d", "-x", str(COLS), "-y", str(ROWS), shell)
+    tmux(directory, "new-session", "-d", "-x", str(COLS), "-y", str(rows), shell)
 
     def shows(end: str) -> bool:
         return (tmux(directory, "capture-pane", "-p", "-J").rstrip("\n").splitlines() or [""])[-1].endswith(end)
 
-    for end, typed in SCRIPT:
+    for end, typed in script:
         wait_until(partial(shows, end), f"{end!r} on the screen")
         if typed.startswith("^"):
             tmux(directory, "send-keys", *(f"C-{key.lower()}" for key in typed.split("^")[1:]))
@@ -67,18 +67,20 @@ def capture(directory: str) -> str:
     return tmux(directory, "capture-pane", "-e", "-p")
 
 
-def main() -> None:
+def picture(name: str, title: str, script: Sequence[tuple[str, str]], rows: int) -> None:
+    """Makes the file `name`.svg, beside this one."""
     with tempfile.TemporaryDirectory() as directory:
         try:
-            screen = capture(directory)
+            screen = capture(directory, script, rows)
         finally:
             tmux(directory, "kill-server")
+    screen = screen.replace(os.uname().release, "6.12.9")  # which it is here says nothing
     console = Console(record=True, width=COLS, file=StringIO(), force_terminal=True)
     console.print(Text.from_ansi(screen.rstrip("\n")))
-    svg = console.export_svg(title="linx.tty.attach", unique_id="attach")
+    svg = console.export_svg(title=title, unique_id=name)
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)  # fetched from elsewhere; there are fonts enough
-    Path(__file__).with_suffix(".svg").write_text(svg)
+    Path(__file__).with_name(f"{name}.svg").write_text(svg)
 
 
 if __name__ == "__main__":
-    main()
+    picture("attach", "linx.tty.attach", SCRIPT, ROWS)

@@ -179,11 +179,15 @@ class RealTerminal:
 
     def modes(self) -> list[Any]:
         """The terminal's, at this moment: with a shell at its prompt they are those of its line editor."""
-        fd = os.open(self._tmux("display-message", "-p", "#{pane_tty}").strip(), os.O_RDWR | os.O_NOCTTY)
+        fd = os.open(self.tells("#{pane_tty}"), os.O_RDWR | os.O_NOCTTY)
         try:
             return termios.tcgetattr(fd)
         finally:
             os.close(fd)
+
+    def tells(self, what: str) -> str:
+        """One of tmux' own variables."""
+        return self._tmux("display-message", "-p", what).strip()
 
     def resizes(self, cols: int, rows: int) -> None:
         self._tmux("resize-window", "-x", str(cols), "-y", str(rows))

@@ -1,0 +1,134 @@
+"""Fields of a `Workload` that all ways to start one have, from the parameters of the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import linx_trio as linx
+from linx_trio import _cli_values as values
+from linx_trio._cli_errors import Complaint
+
+Params = dict[str, Any]
+
+
+def sandboxed(argv: Sequence[Any], options: dict[str, Any]) -> linx.Workload:
+    """`linx.sandboxed`, except that settings and limits come in addition to those that a sandbox has by itself."""
+    usual = linx.sandboxed(argv)
+    more = {
+        name: {**getattr(usual, name), **options[name]}
+        for name in ("sysctls", "rlimits")
+        if options.get(name) is not None
+    }
+    return linx.sandboxed(argv, **{**options, **more})
+
+
+_LARGEST = 1 << 24
+
+
+def content(source: str, option: str) -> bytes:
+    """What a file has, or the fd of that number."""
+    try:
+        fd = os.dup(int(source)) if source.isdecimal() else os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as exc:
+        raise Complaint(f"{option} {source}: {exc.strerror}") from None
+    if len(data) > _LARGEST:
+        raise Complaint(f"{option} {source}: it is larger than 16 MiB", "bind it instead: --ro-bind")
+    return data
+
+
+def env(p: Params, caller: Mapping[str, str], base: Any = None) -> dict[str, str] | None:
+    given = [*p["env"], *(f"{name}={value}" for name, value in p["setenv"])]
+    try:
+        made = values.environment(caller, clear=p["clearenv"] or base is not None, given=given, unset=p["unsetenv"])
+    except ValueError as exc:
+        raise Complaint(f"--env: {exc}") from None
+    if base is None or made is None:
+        return made
+    if p["clearenv"]:
+        return made
+    return {name: value for name, value in {**base, **made}.items() if name not in p["unsetenv"]}
+
+
+def process(p: Params, *, own_env: bool = True) -> dict[str, Any]:
+    if p["groups"] and p["clear_groups"]:
+        raise Complaint("--groups and --clear-groups contradict each other")
+    try:
+        groups = [values.account(word, "gid") for word in values.words(p["groups"])]
+    except ValueError as exc:
+        raise Complaint(f"--groups: {exc}") from None
+    found = {
+        "cwd": p["chdir"],
+        "env": env(p, dict(os.environ)) if own_env else None,
+        "uid": p["uid"],
+        "gid": p["gid"],
+        "groups": () if p["clear_groups"] else (groups if p["groups"] else None),
+        "umask": p["umask"],
+        "nice": p["nice"],
+        "oom_score_adj": p["oom_score_adj"],
+        "cpu_affinity": p["cpu_affinity"],
+        "rlimits": dict(p["rlimit"]) or None,
+        "cgroup": p["cgroup_path"],
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def limits(p: Params) -> dict[str, Any]:
+    found = {
+        "memory": p["memory"],
+        "memory_high": p["memory_high"],
+        "swap": p["swap"],
+        "pids": p["pids_limit"],
+        "cpu": p["cpus"],
+        "cpu_weight": p["cpu_weight"],
+        "cpuset": p["cpuset_cpus"],
+    }
+    try:
+        if p["memory_swap"] is not None:
+            if p["swap"] is not None:
+                raise ValueError("--swap says the same in another way, and contradicts it")
+            found["swap"] = values.swap(p["memory"], p["memory_swap"])
+        optional = values.optional(p["optional"])
+    except ValueError as exc:
+        raise Complaint(f"{'--memory-swap' if p['memory_swap'] is not None else '--optional'}: {exc}") from None
+    told = {name: value for name, value in found.items() if value is not None}
+    options: dict[str, Any] = {"limits": linx.Limits(**told)} if told else {}
+    return {**options, "optional": optional}
+
+
+def privileges(p: Params) -> dict[str, Any]:
+    try:
+        policy = values.capabilities(p["cap_add"], p["cap_drop"], p["keep_caps"])
+    except ValueError as exc:
+        raise Complaint(str(exc)) from None
+    found: dict[str, Any] = {}
+    if policy is not None:
+        action, names = policy
+        found["capabilities"] = (linx.capabilities.keep if action == "keep" else linx.capabilities.drop)(names)
+    if p["seccomp"] is not None:
+        kept = policy[1] if policy is not None and policy[0] == "keep" else []
+        found["seccomp"] = filter_of(p["seccomp"], kept)
+    if p["no_new_privs"]:
+        found["no_new_privs"] = True
+    return found
+
+
+def filter_of(source: str, kept: Sequence[str]) -> linx.seccomp.Filter:
+    """``default``, or what a file has: JSON begins with a brace, and a BPF program cannot (0x7b is no opcode)."""
+    if source == "default":
+        return linx.seccomp.default()
+    data = content(source, "--seccomp")
+    if data.lstrip()[:1] != b"{":
+        return linx.seccomp.from_bpf(data)
+    if not source.isdecimal():
+        return linx.seccomp.from_oci(source, capabilities=kept)
+    import json
+
+    try:
+        profile = json.loads(data)
+    except ValueError as exc:
+        raise Complaint(f"--seccomp {source}: it is no JSON: {exc}") from None
+    return linx.seccomp.from_oci(profile, capabilities=kept)

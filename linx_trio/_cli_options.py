@@ -1,0 +1,268 @@
+"""The options of ``linx run``, ``sandbox`` and ``enter``.
+
+A name is that of unshare(1), bwrap(1), setpriv(1) or docker-run(1), where one of them has one. Where a letter means
+different things there, it is unshare's: ``-m`` is the mount namespace (``docker run``: memory), ``-u`` uts (user),
+``-i`` ipc (interactive), ``-C`` and ``--cgroup`` the cgroup namespace. ``-t`` is docker's, as unshare has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from linx_trio import _cli_values as values
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+ORDER = "linx_trio.order"
+"""In a context's ``meta``: the names of the parameters given, in the order of the command line, repeated ones too."""
+
+KINDS = {"m": "mount", "u": "uts", "i": "ipc", "n": "net", "p": "pid", "U": "user", "C": "cgroup", "T": "time"}
+
+
+class Command(click.Command):
+    """One whose options end at the first word that is none; it remembers in which order they were given."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        taken = args[: args.index("--")] if "--" in args else args
+        for word in ("-it", "-ti"):
+            if word in taken and any("-i" in param.opts for param in self.params):
+                raise click.UsageError(
+                    f"{word} is docker's; here -i is the ipc namespace, as with unshare(1). "
+                    "Write -t: standard input is passed on anyway",
+                    ctx,
+                )
+        _, _, order = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta[ORDER] = [param.name for param in order]
+        return super().parse_args(ctx, args)
+
+
+if TYPE_CHECKING:
+    ParamType = click.ParamType[Any]
+else:
+    ParamType = click.ParamType
+
+
+class TargetFirst(Command):
+    """One whose first argument may also stand before the options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-"):
+            target, *others = args
+            found, _, _ = self.make_parser(ctx).parse_args([*others])
+            argv = found.get("argv")
+            first = [found["target"]] if isinstance(found.get("target"), str) else []  # click has a mark for none
+            place = len(others) - len([*first, *(argv if isinstance(argv, (tuple, list)) else ())])
+            args = [*others[:place], target, *others[place:]]
+        return super().parse_args(ctx, args)
+
+
+class Value(ParamType):
+    """What one of the pure functions makes of a word."""
+
+    def __init__(self, name: str, convert: Callable[[str], Any]) -> None:
+        self.name = name
+        self._convert = convert
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._convert(value)
+        except ValueError as exc:
+            self.fail(str(exc), param, ctx)
+
+
+PATH = click.Path()
+NUMBER = Value("number", values.number)
+SECONDS = Value("seconds", values.seconds)
+UID = Value("uid", lambda text: values.account(text, "uid"))
+GID = Value("gid", lambda text: values.account(text, "gid"))
+
+
+def together(*options: Decorator[Any]) -> Decorator[Any]:
+    """One decorator of several, which appear in their order."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def many(*names: str, **more: Any) -> Decorator[Any]:
+    """One that can be repeated."""
+    return click.option(*names, multiple=True, **more)
+
+
+def flag(*names: str, help: str, **more: Any) -> Decorator[Any]:
+    return click.option(*names, is_flag=True, help=help, **more)
+
+
+def _count_or_max(text: str) -> int | str:
+    return "max" if text in ("max", "unlimited", "-1") else values.number(text)
+
+
+def _cpus(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of CPUs, like 0.5") from None
+
+
+def _cpu_numbers(text: str) -> frozenset[int]:
+    from linx_trio._limits import cpu_list
+
+    found: set[int] = set()
+    for part in str(cpu_list(text, "CPUs")).split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return frozenset(found)
+
+
+# ---- namespaces ------------------------------------------------------------------------------------------------------
+
+NAMESPACES = together(
+    *(
+        flag(
+            f"-{letter}", f"--{kind}", *([] if kind in ("mount", "time") else [f"--unshare-{kind}"]),
+            f"ns_{kind}", help=f"A fresh {kind} namespace.",
+        )
+        for letter, kind in KINDS.items()
+    ),
+    flag("--unshare-all", help="All eight, and the caller mapped to itself unless another map is asked for."),
+    flag("--share-net", help="With --unshare-all: all but the network namespace."),
+    flag("-r", "--map-root-user", help="Root inside is the caller outside. Implies --user."),
+    flag("-c", "--map-current-user", help="The caller has its own ids inside too. Implies --user."),
+    flag("--map-auto", help="Root inside is the caller, and the ids from 1 on those of subuid(5). Implies --user."),
+    many("--map-users", type=Value("map", values.id_map), metavar="INSIDE:OUTSIDE:COUNT",
+         help="A line of the uid map. Implies --user. Repeatable."),
+    many("--map-groups", type=Value("map", values.id_map), metavar="INSIDE:OUTSIDE:COUNT",
+         help="A line of the gid map. Implies --user. Repeatable."),
+    click.option("--setgroups", type=click.Choice(["allow", "deny"]), help="With a map: whether setgroups(2) works."),
+)  # fmt: skip
+
+NAMES = together(
+    click.option("--hostname", metavar="NAME", help="The host's name inside (needs --uts)."),
+    click.option("--domainname", metavar="NAME", help="The NIS domain's name inside (needs --uts)."),
+    many("--sysctl", type=Value("setting", values.pair), metavar="NAME=VALUE",
+         help="A setting of a fresh namespace, like net.ipv4.ip_forward=1. Repeatable."),
+    many("--time-offset", type=Value("offset", values.pair), metavar="CLOCK=SECONDS",
+         help="Added to the clock 'monotonic' or 'boottime'. Implies --time. Repeatable."),
+    click.option("--monotonic", metavar="SECONDS", help="The same as --time-offset monotonic=SECONDS."),
+    click.option("--boottime", metavar="SECONDS", help="The same as --time-offset boottime=SECONDS."),
+    flag("--init", help="A small process is pid 1, reaps, and passes signals on (needs --pid)."),
+)  # fmt: skip
+
+JOINED = together(
+    *(
+        flag(f"-{letter}", f"--{kind}", f"ns_{kind}", help=f"Join its {kind} namespace.")
+        for letter, kind in KINDS.items()
+    ),
+    flag("-a", "--all", "ns_all", help="Join all of them, which is what happens if none is named."),
+    flag("--no-cgroup", help="Stay in the caller's cgroup; else its own is joined too."),
+)
+
+# ---- the file system -------------------------------------------------------------------------------------------------
+
+ROOT = together(
+    click.option("-R", "--root", type=PATH, metavar="DIR", help="Becomes /, and nothing of the old root remains."),
+    flag("--empty-root", help="/ is an empty tmpfs, as bwrap has it; fill it with the options below."),
+)
+
+MOUNTS = together(
+    many("--bind", "fs_bind", nargs=2, type=PATH, metavar="SRC DST",
+         help="A file or directory of the host, without device nodes and set-user-ID."),
+    many("--ro-bind", "fs_ro_bind", nargs=2, type=PATH, metavar="SRC DST", help="The same, read-only."),
+    many("--dev-bind", "fs_dev_bind", nargs=2, type=PATH, metavar="SRC DST",
+         help="The same as --bind, with device nodes."),
+    many("--bind-try", "fs_bind_try", nargs=2, type=PATH, metavar="SRC DST",
+         help="The same as --bind; skipped where SRC is missing."),
+    many("--ro-bind-try", "fs_ro_bind_try", nargs=2, type=PATH, metavar="SRC DST",
+         help="The same as --ro-bind; skipped where SRC is missing."),
+    many("--tmpfs", "fs_tmpfs", metavar="DST", help="An empty tmpfs."),
+    many("--proc", "fs_proc", metavar="DST", help="The proc of the fresh PID namespace."),
+    flag("--mount-proc", "fs_mount_proc", help="The same as --proc /proc."),
+    many("--dev", "fs_dev", metavar="DST", help="A minimal /dev."),
+    many("--dir", "fs_dir", metavar="DST", help="A directory."),
+    many("--symlink", "fs_symlink", nargs=2, metavar="TARGET DST", help="A symbolic link at DST."),
+    many("--file", "fs_file", nargs=2, metavar="SRC DST",
+         help="A copy of the file SRC, or of what the fd of that number has."),
+)  # fmt: skip
+"""Their order on the command line is that in which they are done."""
+
+# ---- the process -----------------------------------------------------------------------------------------------------
+
+PROCESS = together(
+    click.option("-w", "--workdir", "--chdir", "--wd", "--cwd", "chdir", metavar="DIR",
+                 help="The working directory, inside."),
+    many("-e", "--env", metavar="NAME[=VALUE]", help="A variable; without a value, the caller's."),
+    many("--setenv", nargs=2, metavar="NAME VALUE", help="The same as --env NAME=VALUE."),
+    many("--unsetenv", metavar="NAME", help="Takes a variable away."),
+    flag("--clearenv", help="Begin with an empty environment."),
+    click.option("--uid", "-S", "--setuid", "uid", type=UID, metavar="UID", help="The user, by number or name."),
+    click.option("--gid", "-G", "--setgid", "gid", type=GID, metavar="GID", help="The group, by number or name."),
+    many("--groups", metavar="GID,…", help="The supplementary groups."),
+    flag("--clear-groups", help="No supplementary groups."),
+    click.option("--umask", type=Value("mode", values.octal), metavar="OCTAL", help="See umask(2)."),
+    click.option("--nice", type=NUMBER, metavar="N", help="Added to the caller's."),
+    click.option("--oom-score-adj", type=NUMBER, metavar="N", help="-1000 to 1000, see proc(5)."),
+    click.option("--cpu-affinity", type=Value("cpus", _cpu_numbers), metavar="LIST",
+                 help="CPUs like 0-3,5, by sched_setaffinity(2)."),
+    many("--rlimit", "--ulimit", "rlimit", type=Value("limit", values.rlimit),
+         metavar="NAME=SOFT[:HARD]", help="A limit of getrlimit(2), like nofile=1024. Repeatable."),
+)  # fmt: skip
+
+PRIVILEGES = together(
+    many("--cap-drop", metavar="CAP,…|ALL", help="Take capabilities away."),
+    many("--cap-add", metavar="CAP,…", help="With --cap-drop ALL: except these."),
+    many("--keep-caps", metavar="CAP,…|none", help="Exactly these, in all five sets."),
+    flag("--no-new-privs", help="No set-user-ID, no file capabilities (PR_SET_NO_NEW_PRIVS)."),
+    click.option("--seccomp", metavar="FILE|default",
+                 help="A filter: Docker's or OCI's JSON, a BPF program, the fd of one, or the built-in 'default'."),
+)  # fmt: skip
+
+LIMITS = together(
+    click.option("--memory", metavar="SIZE", help="At most so much, like 256M; beyond it, killed."),
+    click.option("--memory-swap", metavar="SIZE", help="Memory and swap together, as docker has it; -1: unlimited."),
+    click.option("--memory-high", metavar="SIZE", help="Beyond it, slowed down."),
+    click.option("--swap", metavar="SIZE", help="Swap alone; 0 is none."),
+    click.option("--pids-limit", type=Value("count", _count_or_max), metavar="N", help="Processes and threads."),
+    click.option("--cpus", type=Value("cpus", _cpus), metavar="N", help="CPU time: 0.5 is half a CPU."),
+    click.option("--cpu-weight", type=NUMBER, metavar="N", help="The share among siblings, 1 to 10000."),
+    click.option("--cpuset-cpus", metavar="LIST", help="The CPUs to run on, like 0-3,5."),
+    click.option("--cgroup-path", "--cgroup-parent", "cgroup_path", metavar="PATH",
+                 help="The cgroup to be born into; with limits, the parent of the one that is made."),
+    many("--optional", metavar="NAME,…",
+         help="What may be given up where it cannot be had: limits, rlimits, nice, …"),
+)  # fmt: skip
+
+RUNNING = together(
+    flag("-t", "--tty", help="On a terminal of its own, with yours attached to it."),
+    click.option("--timeout", type=SECONDS, metavar="DURATION", help="End it after so long; the exit status is 124."),
+    click.option("--stop-timeout", type=SECONDS, default="5", show_default=True, metavar="DURATION",
+                 help="Between the signal that ends it and SIGKILL."),
+    flag("--json", "as_json", help="How it ended, as a line of JSON on stderr."),
+    click.option("--json-fd", type=NUMBER, metavar="FD", help="The same, on that fd."),
+    flag("-f", "--fork", "--kill-child", "--die-with-parent", "--new-session", "--rm", "--interactive", "as_always",
+         help="For those who are used to it: that is so in any case.", hidden=True),
+)  # fmt: skip
+
+ARGV = click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] CMD [ARG]…")
+SETTINGS: dict[str, Any] = {"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]}
+
+
+def mount_order(order: Sequence[str | None], params: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The file system's options in the order of the command line, each with its value."""
+    left = {name: list(params[name]) for name in params if name.startswith("fs_") and isinstance(params[name], tuple)}
+    found: list[tuple[str, Any]] = []
+    for name in order:
+        if name in left:
+            found.append((name.removeprefix("fs_"), left[name].pop(0)))
+        elif name == "fs_mount_proc":
+            found.append(("proc", "/proc"))
+    return found

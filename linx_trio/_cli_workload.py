@@ -1,0 +1,225 @@
+"""From the parameters of ``linx run``, ``sandbox`` and ``enter`` to a `Workload`, contradictions explained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import linx_trio as linx
+from linx_trio import _cli_fields as fields
+from linx_trio._cli_errors import Complaint
+from linx_trio._cli_options import KINDS, mount_order
+
+Params = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run, and what the command does meanwhile.
+
+    Attributes:
+        verb: ``"run"``, ``"sandbox"`` or ``"enter"``.
+        workload: with all but its terminal.
+        target, joined, join_cgroup: of `linx.enter`.
+        tty: whether it gets a terminal, and the caller's is attached to it.
+        timeout: after so many seconds it is ended.
+        grace: seconds between the signal that ends it and SIGKILL.
+        json_fd: where its end is told as JSON.
+    """
+
+    verb: str
+    workload: linx.Workload
+    target: str | int | None = None
+    joined: frozenset[str] | None = None
+    join_cgroup: bool = True
+    tty: bool = False
+    timeout: float | None = None
+    grace: float = 5.0
+    json_fd: int | None = None
+
+
+def run_plan(p: Params, order: Sequence[str | None]) -> Plan:
+    """Of ``linx run``."""
+    kinds = _kinds(p)
+    options = {**fields.process(p), **fields.limits(p), **fields.privileges(p), **_names(p)}
+    mounts = _mounts(p, order)
+    user = _user(p, kinds)
+    if p["root"] and p["empty_root"]:
+        raise Complaint("--root and --empty-root contradict each other: both say what / is")
+    root = linx.mount.Tmpfs("/") if p["empty_root"] else p["root"] and os.path.abspath(p["root"])
+    _check_names(p, kinds | ({"time"} if options.get("time_offsets") else set()))
+    options |= {"namespaces": kinds, "user": user, "root": root or None, "mounts": mounts}
+    return _plan("run", p, linx.Workload(p["argv"], **options))
+
+
+def sandbox_plan(p: Params, order: Sequence[str | None]) -> Plan:
+    """Of ``linx sandbox``."""
+    options = {**fields.process(p, own_env=False), **fields.limits(p), **fields.privileges(p), **_names(p)}
+    readonly = dict.fromkeys(map(os.path.abspath, p["rw"]), False)
+    for path in map(os.path.abspath, p["ro"]):
+        if path in readonly:
+            raise Complaint(f"--ro and --rw contradict each other: {path}")
+        readonly[path] = True
+    # In the order of paths: what is below another one is not hidden by it, whichever of them can be written to.
+    shown = [linx.mount.Bind(path, readonly=readonly[path], nosuid=True, nodev=True) for path in sorted(readonly)]
+    mounts = [*shown, *_mounts(p, order)]
+    options.pop("init", None)  # it has one anyway
+    workload = fields.sandboxed(p["argv"], {"network": p["share_net"], "mounts": mounts, **options})
+    more = fields.env(p, dict(os.environ), workload.env)
+    return _plan("sandbox", p, workload if more is None else workload.replace(env=more))
+
+
+def enter_plan(p: Params) -> Plan:
+    """Of ``linx enter``."""
+    named = frozenset(kind for kind in KINDS.values() if p[f"ns_{kind}"])
+    if named and p["ns_all"]:
+        raise Complaint(f"--all and --{min(named)} contradict each other: all are joined if none is named")
+    options = {**fields.process(p), **fields.limits(p), **fields.privileges(p)}
+    target = int(p["target"]) if p["target"].isdecimal() else p["target"]
+    plan = _plan("enter", p, linx.Workload(p["argv"], **options))
+    return dataclasses.replace(plan, target=target, joined=named or None, join_cgroup=not p["no_cgroup"])
+
+
+def _plan(verb: str, p: Params, workload: linx.Workload) -> Plan:
+    grace = p["stop_timeout"]
+    fd = p["json_fd"] if p["json_fd"] is not None else (2 if p["as_json"] else None)
+    if fd is not None:
+        try:
+            os.fstat(fd)
+        except (OSError, OverflowError):
+            raise Complaint(f"--json-fd {fd}: there is no open fd of that number") from None
+    return Plan(
+        verb,
+        workload.replace(orphan_policy=linx.Kill(grace=grace)),
+        tty=p["tty"],
+        timeout=p["timeout"] or None,  # 0 is none, as with timeout(1)
+        grace=grace,
+        json_fd=fd,
+    )
+
+
+# ---- namespaces and ids ----------------------------------------------------------------------------------------------
+
+
+def _kinds(p: Params) -> set[str]:
+    kinds = {kind for kind in KINDS.values() if p[f"ns_{kind}"]}
+    if p["unshare_all"]:
+        kinds = set(KINDS.values()) - ({"net"} if p["share_net"] else set())
+        if p["ns_net"] and p["share_net"]:
+            raise Complaint("--net and --share-net contradict each other")
+    elif p["share_net"]:
+        raise Complaint(
+            "--share-net makes an exception from --unshare-all, which is not there",
+            "without --net the network is the caller's anyway",
+        )
+    return kinds
+
+
+def _user(p: Params, kinds: set[str]) -> linx.user.Maps | None:
+    """The id maps. What asks for one, implies a user namespace."""
+    flags = {name: p[name] for name in ("map_root_user", "map_current_user", "map_auto") if p[name]}
+    lines = {name: p[name] for name in ("map_users", "map_groups") if p[name]}
+    if len(flags) + bool(lines) > 1:
+        both = [f"--{name.replace('_', '-')}" for name in (*flags, *lines)]
+        raise Complaint(f"{' and '.join(both)} contradict each other: each of them is the whole map")
+    uid, gid = os.geteuid(), os.getegid()
+    setgroups = p["setgroups"] or "deny"
+    if p["map_root_user"]:
+        maps = linx.user.Maps(uid=(0, uid, 1), gid=(0, gid, 1), setgroups=setgroups)
+    elif p["map_auto"]:
+        ranges = linx.user.subids()
+        maps = linx.user.Maps(_auto(uid, ranges.uid, "uid"), _auto(gid, ranges.gid, "gid"), p["setgroups"] or "allow")
+    elif lines:
+        if not p["map_users"] or not p["map_groups"]:
+            raise Complaint("--map-users and --map-groups belong together: a user namespace has both maps")
+        maps = linx.user.Maps(uid=p["map_users"], gid=p["map_groups"], setgroups=setgroups)
+    elif p["map_current_user"] or p["unshare_all"] or ("user" in kinds and {p["uid"], p["gid"]} != {None}):
+        inside = (uid if p["uid"] is None else p["uid"], gid if p["gid"] is None else p["gid"])
+        if p["map_current_user"]:
+            inside = uid, gid
+        maps = linx.user.Maps(uid=(inside[0], uid, 1), gid=(inside[1], gid, 1), setgroups=setgroups)
+    elif p["setgroups"]:
+        raise Complaint("--setgroups belongs to a map: add --map-root-user, --map-users or another one")
+    else:
+        return None
+    return maps
+
+
+def _auto(own: int, ranges: Sequence[range], kind: str) -> list[tuple[int, int, int]]:
+    lines, inside = [(0, own, 1)], 1
+    for each in ranges:
+        lines.append((inside, each.start, len(each)))
+        inside += len(each)
+    if len(lines) == 1:
+        raise Complaint(
+            f"--map-auto: there are no {kind}s granted to this user in /etc/sub{kind}",
+            f"usermod --add-sub{kind}s 100000-165535 NAME, as root; or --map-root-user, which needs none",
+        )
+    return lines
+
+
+def _names(p: Params) -> dict[str, Any]:
+    offsets = dict(p["time_offset"])
+    for clock in ("monotonic", "boottime"):
+        if p[clock] is not None:
+            if clock in offsets:
+                raise Complaint(f"--{clock} and --time-offset {clock}=… contradict each other")
+            offsets[clock] = p[clock]
+    found: dict[str, Any] = {"hostname": p["hostname"], "domainname": p["domainname"], "init": p["init"]}
+    found["sysctls"] = dict(p["sysctl"])
+    found["time_offsets"] = {clock: _float(value, f"--time-offset {clock}") for clock, value in offsets.items()}
+    return {name: value for name, value in found.items() if value not in (None, {}, False)}
+
+
+def _float(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Complaint(f"{name}: {text!r} is no number of seconds") from None
+
+
+_NEEDS = {"hostname": ("uts", "-u/--uts"), "domainname": ("uts", "-u/--uts"), "init": ("pid", "-p/--pid")}
+
+
+def _check_names(p: Params, kinds: set[str]) -> None:
+    """What the library would refuse too; here it is told in the words of the command line."""
+    for name, (kind, option) in _NEEDS.items():
+        if p[name] and kind not in kinds:
+            raise Complaint(f"--{name} needs a fresh {kind} namespace", f"add {option}")
+    if (p["fs_proc"] or p["fs_mount_proc"]) and "pid" not in kinds and os.geteuid() != 0:
+        raise Complaint(
+            "--proc needs a fresh pid namespace, unless one is root", "add -p/--pid, or --ro-bind /proc /proc"
+        )
+
+
+# ---- the file system -------------------------------------------------------------------------------------------------
+
+
+def _mounts(p: Params, order: Sequence[str | None]) -> list[linx.mount.Entry]:
+    return [entry for name, value in mount_order(order, p) for entry in _entry(name, value)]
+
+
+def _entry(name: str, value: Any) -> list[linx.mount.Entry]:
+    mount = linx.mount
+    match name:
+        case "bind" | "ro_bind" | "dev_bind" | "bind_try" | "ro_bind_try":
+            src, dst = os.path.abspath(value[0]), value[1]
+            if name.endswith("_try") and not os.path.lexists(src):
+                return []
+            return [mount.Bind(src, dst, name.startswith("ro_"), nosuid=True, nodev=name != "dev_bind")]
+        case "tmpfs":
+            return [mount.Tmpfs(value)]
+        case "proc":
+            return [mount.Proc(value)]
+        case "dev":
+            return [mount.Dev(value)]
+        case "dir":
+            return [mount.Dir(value)]
+        case "symlink":
+            return [mount.Symlink(*value)]
+        case "file":
+            return [mount.File(value[1], fields.content(value[0], "--file"))]
+    raise AssertionError(name)
