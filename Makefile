@@ -9,7 +9,7 @@ VENV ?= .venv
 TESTS ?=
 ARGS ?=
 # Which of benchmarks/*.py, for make bench.
-BENCH ?= spawn streams sandbox
+BENCH ?= spawn streams sandbox lab
 
 PY := $(VENV)/bin/python
 AGENT := linx_trio/_bin/linx-agent
@@ -40,6 +40,9 @@ test-user: ## as root: run the tests that need no root as an ordinary user
 
 test-pythons: ## run the tests that need no root under every other Python found
 	@VENV='$(VENV)' TESTS='$(TESTS)' ARGS='$(ARGS)' bash .ci/test-pythons
+
+test-vm: ## as root on Debian: run the tests of limits and some others in a virtual machine
+	@exec env PYTHON='$(PYTHON)' VENV='$(VENV)' TESTS='$(TESTS)' ARGS='$(ARGS)' bash .ci/test-vm
 
 lint: lint-python lint-c ## ruff, mypy --strict, and the agent with warnings as errors
 
@@ -97,5 +100,5 @@ $(VENV)/.installed-%: $(BUILT_FROM) $(if $(wildcard $(AGENT)),,no-agent)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.$(EXTRAS_$*)'
 	@for degree in $(IMPLIES_$*); do pwd > $(VENV)/.installed-$$degree; done
 
-.PHONY: help demo test test-user test-pythons lint lint-python lint-c bench dist clean \
+.PHONY: help demo test test-user test-pythons test-vm lint lint-python lint-c bench dist clean \
 	install-run install-test install-dev install-bench no-agent

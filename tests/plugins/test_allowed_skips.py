@@ -15,12 +15,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PASSES = "def test_ok():\n    assert True\n"
 
 
-def run_pytest(tmp_path: Path, source: str, ci: str | None) -> subprocess.CompletedProcess[str]:
-    """Run the tests in `source` with the plugin, and ``CI`` set to `ci`."""
+def run_pytest(tmp_path: Path, source: str, ci: str | None, vm: bool = False) -> subprocess.CompletedProcess[str]:
+    """Run the tests in `source` with the plugin, and ``CI`` set to `ci`; with `vm`, as in the guest of test-vm."""
     (tmp_path / "test_it.py").write_text("import pytest\n" + source)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     env.pop("CI", None)
+    env.pop("LINX_VM", None)
+    if vm:
+        env["LINX_VM"] = "1"
     if ci is not None:
         env["CI"] = ci
     command = [sys.executable, "-m", "pytest", "-p", "tests.plugins.allowed_skips", "-p", "no:cacheprovider"]
@@ -61,6 +64,15 @@ def test_a_skip_fails_the_run_in_ci_only(tmp_path: Path, source: str) -> None:
 def test_what_is_allowed_passes(tmp_path: Path, source: str) -> None:
     done = run_pytest(tmp_path, PASSES + source, ci="true")
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("vm", [False, True])
+@pytest.mark.parametrize(
+    "reason", ["needs CAP_SYS_RESOURCE", "needs a pure cgroup v2 hierarchy with memory and pids controllers"]
+)
+def test_what_the_virtual_machine_is_for_may_not_be_skipped_there(tmp_path: Path, reason: str, vm: bool) -> None:
+    done = run_pytest(tmp_path, PASSES + f"def test_skip():\n    pytest.skip({reason!r})\n", ci="true", vm=vm)
+    assert done.returncode == (1 if vm else 0), done.stdout
 
 
 def test_a_failure_stays_a_failure(tmp_path: Path) -> None:
