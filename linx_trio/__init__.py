@@ -33,12 +33,16 @@ from linx_trio.errors import (
     NoPty,
     NotReady,
     NotSupported,
+    RestartLimitExceeded,
     SetupError,
     StateError,
 )
 
 if TYPE_CHECKING:
-    from linx_trio import capabilities, mount, seccomp, user
+    from linx_trio import capabilities, cgroup, mount, net, ready, seccomp, user
+    from linx_trio._limits import Limits
+    from linx_trio._probe import Feature, Probe, probe
+    from linx_trio._supervise import Backoff, Child, ChildSpec, Supervisor, supervise
 
 __all__ = [
     "DEVNULL",
@@ -51,14 +55,19 @@ __all__ = [
     "AgentDied",
     "AgentError",
     "AlreadyRunning",
+    "Backoff",
     "CalledProcessError",
+    "Child",
+    "ChildSpec",
     "Completed",
     "ConnectUnix",
     "Event",
     "Exited",
     "Failed",
+    "Feature",
     "Info",
     "Kill",
+    "Limits",
     "LinxError",
     "Namespace",
     "NoProcess",
@@ -66,37 +75,52 @@ __all__ = [
     "NotReady",
     "NotSupported",
     "Outcome",
+    "Probe",
     "Pty",
     "PtyStream",
     "Ready",
+    "RestartLimitExceeded",
     "Running",
     "Session",
     "SetupError",
     "Signaled",
     "StateError",
+    "Supervisor",
     "Usage",
     "WindowSize",
     "Workload",
     "__version__",
     "capabilities",
+    "cgroup",
     "enter",
     "mount",
+    "net",
+    "probe",
+    "ready",
     "run",
     "run_sync",
     "sandbox",
     "sandboxed",
     "seccomp",
     "spawn",
+    "supervise",
     "tty",
     "user",
 ]
 
 
 def __getattr__(name: str) -> object:
-    """The modules for what is decided at the checkpoint, imported when they are first used."""
+    """The modules for what is decided at the checkpoint, and supervision, imported when they are first used."""
     if name in _LAZY:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_LAZY = frozenset({"capabilities", "mount", "seccomp", "user"})
+_LAZY = frozenset({"capabilities", "cgroup", "mount", "net", "ready", "seccomp", "user"})
+_HOMES = {
+    "Limits": "_limits",
+    **dict.fromkeys(("Backoff", "Child", "ChildSpec", "Supervisor", "supervise"), "_supervise"),
+    **dict.fromkeys(("Feature", "Probe", "probe"), "_probe"),
+}

@@ -27,8 +27,10 @@ import trio
 
 from linx_trio._build_id import source_hash
 from linx_trio._caller import Caller
+from linx_trio._cause_programs import REINSTALL, agent_refused
 from linx_trio._fd import after_fork, socket_pair
 from linx_trio._hints import hint_for
+from linx_trio._machine import Machine
 from linx_trio._options import RLIMITS
 from linx_trio._proto import messages as m
 from linx_trio._version import __version__
@@ -39,7 +41,6 @@ OVERRIDE = "LINX_TRIO_AGENT"
 
 _GREETING_SECONDS = 20.0
 _ATTEMPTS = 4
-_REINSTALL = "reinstall linx-trio (from a checkout: pip install -e .)"
 _MINIMUM_KERNEL = (5, 11)
 
 
@@ -97,7 +98,7 @@ class Zygote:
         if not spoke.poll(_GREETING_SECONDS * 1000):
             self.kill()
             why = f"said nothing in {_GREETING_SECONDS:.0f} s"
-            raise AgentError(f"the agent {self.path} {why}; {_REINSTALL}", self.path)
+            raise AgentError(f"the agent {self.path} {why}; {REINSTALL}", self.path)
         try:
             return self.control.recv(4096)
         except OSError:
@@ -110,18 +111,18 @@ class Zygote:
                 raise _KilledEarly(f"the agent {self.path} was killed as soon as it was started", self.path)
             raise AgentError(
                 f"the agent {self.path} ended (status {status}) without a word: it is no linx-agent, "
-                f"or one of another version; {_REINSTALL}",
+                f"or one of another version; {REINSTALL}",
                 self.path,
             )
         try:
             hello = m.parse_hello(payload)
         except m.Nonsense as exc:
             self.kill()
-            raise AgentError(f"{exc}; the agent is {self.path}; {_REINSTALL}", exc.term) from None
+            raise AgentError(f"{exc}; the agent is {self.path}; {REINSTALL}", exc.term) from None
         problem = _mismatch(hello)
         if problem is not None:
             self.kill()
-            raise AgentError(f"the agent {self.path} {problem}; {_REINSTALL}", self.path)
+            raise AgentError(f"the agent {self.path} {problem}; {REINSTALL}", self.path)
         if not hello.supported:
             self.kill()
             raise NotSupported(
@@ -228,19 +229,22 @@ def _spawn(path: Path, control: int) -> int:
 
 
 def _cannot_start(path: Path, exc: OSError) -> Exception:
+    source = f" (it was named by {OVERRIDE})" if OVERRIDE in os.environ else ""
+    cause = agent_refused(str(path), exc.errno or 0, source, Machine())
+    if cause is not None:
+        return AgentError(cause, path)
     match exc.errno:
         case errno.ENOENT:
             why = "is missing"
         case errno.EACCES:
-            why = "may not be executed (no execute permission, or its file system is mounted noexec)"
+            why = "may not be executed"
         case errno.ENOEXEC:
             why = "is no program for this machine"
         case errno.EAGAIN | errno.ENOMEM | errno.EMFILE | errno.ENFILE as number:
             return setup_error(number, "fork", str(path), hint_for("fork", number))
         case _:
             why = f"cannot be started: {exc.strerror}"
-    source = f" (it was named by {OVERRIDE})" if OVERRIDE in os.environ else ""
-    return AgentError(f"the agent {path} {why}{source}; {_REINSTALL}", path)
+    return AgentError(f"the agent {path} {why}{source}; {REINSTALL}", path)
 
 
 @functools.cache

@@ -339,6 +339,18 @@ def _mounts(value: Any, name: str) -> Any:
     return check_mounts(value, name)
 
 
+def _cgroup(value: Any, name: str) -> Any:
+    from linx_trio._limits import check_cgroup
+
+    return check_cgroup(value, name)
+
+
+def _limits(value: Any, name: str) -> Any:
+    from linx_trio._limits import check_limits
+
+    return check_limits(value, name)
+
+
 def _capabilities(value: Any, name: str) -> Any:
     from linx_trio._capabilities import check_policy
 
@@ -383,6 +395,8 @@ CHECKS: Mapping[str, Callable[[Any, str], Any]] = {
     "user": _user,
     "root": _root,
     "mounts": _mounts,
+    "cgroup": _cgroup,
+    "limits": _limits,
     "capabilities": _capabilities,
     "seccomp": _seccomp,
     "optional": _optional,

@@ -64,7 +64,9 @@ class Usage:
         system_time: CPU time in the kernel, in seconds.
         wall_time: from its release at the checkpoint to its end, in seconds; 0 if it never ran.
         max_rss: largest resident set of any one process, in bytes.
-        oom_killed: whether the kernel killed it for want of memory; `None` where nothing could tell (no cgroup).
+        oom_killed: whether the kernel killed it, or something of it, for want of memory; `None` where nothing could
+            tell (no cgroup of its own with the memory controller, see `Limits`).
+        memory_peak: what all of it used at most, in bytes (``memory.peak``); `None` likewise.
     """
 
     user_time: float
@@ -72,6 +74,7 @@ class Usage:
     wall_time: float
     max_rss: int
     oom_killed: bool | None = None
+    memory_peak: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class Info:
         argv: as it was given.
         namespaces: the fresh ones.
         pty: whether it has a terminal.
-        containment: ``"pidns"`` or ``"subreaper"``: what makes sure that nothing is left.
+        containment: ``"pidns"``, ``"cgroup"`` or ``"subreaper"``: what makes sure that nothing is left.
         outcome: its end, `None` before.
         usage: what it used, `None` before the end.
         degraded: the options named in ``optional`` that this machine could not grant.

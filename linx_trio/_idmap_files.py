@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from linx_trio import _subids
 from linx_trio._idmaps import IdMap, Maps, check_lines, covers, lines_of, text_of
-from linx_trio.errors import SetupError, setup_error
+from linx_trio.errors import Hint, SetupError, setup_error
 
 
 class Kind(NamedTuple):
@@ -95,9 +95,12 @@ def deny_setgroups(directory: int) -> None:
 
 def _expect_setgroups(directory: int) -> None:
     if read(directory, "setgroups").strip() != b"allow":
-        hint = (
+        hint = Hint(
+            "setgroups-denied",
             "setgroups(2) is denied in that user namespace, for good: in its parent already, or because its gid map "
-            "was written without CAP_SETGID and without a range of /etc/subgid"
+            "was written without CAP_SETGID and without a range of /etc/subgid",
+            "ask for setgroups='deny'",
+            "; ",
         )
         raise setup_error(errno.EPERM, "setgroups", "allow", hint)
 
@@ -165,7 +168,8 @@ def _why_not_permitted(kind: Kind, lines: tuple[IdMap, ...]) -> str:
     ours = [range(line.inside, line.inside + line.count) for line in lines_of(_own(kind.stage))]
     for line in lines:
         if not covers(ours, line.outside, line.count):
-            return f"not all ids of the line '{_briefly([line])}' are mapped in the caller's own user namespace"
+            why = f"not all ids of the line '{_briefly([line])}' are mapped in the caller's own user namespace"
+            return Hint("unmapped-range", why, "have more ids mapped there, or ask for fewer", "; ")
     if kind is UID and not _may(_CAP_SETFCAP) and any(line.outside == 0 for line in lines):
         return "to map the user 0 of the outside one needs CAP_SETFCAP"
     return (

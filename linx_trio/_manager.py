@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
@@ -19,7 +20,8 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
 
     `quiet`: nobody looks at the session before its end. `keep_streams`: a block that is left without an exception
     leaves this side's ends of pipes and terminal open. `on_cancel` is called, shielded, when entering is cancelled
-    after the request is on its way: the workload may run already, though we have not heard of it.
+    after the request is on its way: the workload may run already, though we have not heard of it. `among`: who else
+    has to know of the session, from before it starts.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         quiet: bool = False,
         keep_streams: bool = False,
         on_cancel: Callable[[Session], Awaitable[object]] | None = None,
+        among: weakref.WeakSet[Session] | None = None,
     ) -> None:
         self._workload = workload
         self._wait_ready = wait_ready
@@ -38,6 +41,7 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         self._quiet = quiet
         self._keep_streams = keep_streams
         self._on_cancel = on_cancel
+        self._among = among
         self._session: Session | None = None
 
     @trio.lowlevel.enable_ki_protection
@@ -45,6 +49,8 @@ class SessionManager(contextlib.AbstractAsyncContextManager[Session]):
         if self._session is not None:
             raise RuntimeError("a session can be entered once; call spawn() again")
         self._session = session = Session(self._workload, target=self._target, quiet=self._quiet)
+        if self._among is not None:
+            self._among.add(session)
         try:
             await session.open(wait_ready=self._wait_ready)
         except BaseException as exc:

@@ -155,9 +155,8 @@ RLIMITS: Mapping[str, int] = {
 
 OPTIONAL = frozenset(
     {
-        *("cpu_affinity", "domainname", "groups", "hostname", "nice", "no_new_privs", "oom_score_adj", "rlimits"),
-        "sysctls",
-        "time_offsets",
+        *("cgroup", "cpu_affinity", "domainname", "groups", "hostname", "limits", "nice", "no_new_privs"),
+        *("oom_score_adj", "rlimits", "sysctls", "time_offsets"),
     }
 )
 """The options that can be given up one by one where the kernel refuses them."""
@@ -168,7 +167,9 @@ PASS_FDS_LIMIT = 240
 
 if TYPE_CHECKING:
     from linx_trio._capabilities import Policy
+    from linx_trio._cgroup_group import Cgroup
     from linx_trio._idmaps import Maps
+    from linx_trio._limits import Limits
     from linx_trio._mount_entries import Tmpfs
     from linx_trio._mount_steps import Entry
     from linx_trio._seccomp_filter import Filter
@@ -197,6 +198,8 @@ class CommonOptions(TypedDict, total=False):
     new_session: bool
     pass_fds: Iterable[int | HasFileno]
     no_new_privs: bool
+    cgroup: Cgroup | Argument | None
+    limits: Limits | None
     capabilities: Policy | None
     seccomp: Filter | None
     optional: Iterable[str]
@@ -234,12 +237,23 @@ class SandboxOptions(CommonOptions, total=False):
     mounts: Iterable[Entry]
 
 
-class EnterOptions(CommonOptions, total=False):
-    """The keyword arguments of `enter`, its own ``namespaces`` aside."""
+class EnteringOptions(CommonOptions, total=False):
+    """The keyword arguments of what runs to its end inside of others' namespaces, its own ``stdin`` aside."""
 
-    stdin: StdioSpec
     hostname: str | None
     domainname: str | None
     sysctls: Mapping[str, str | int]
     root: Argument | Tmpfs | None
     mounts: Iterable[Entry]
+
+
+class EnterOptions(EnteringOptions, total=False):
+    """The keyword arguments of `enter`, its own ``namespaces`` aside."""
+
+    stdin: StdioSpec
+
+
+class ProgramOptions(CommonOptions, total=False):
+    """The keyword arguments of a program whose namespaces others have decided."""
+
+    stdin: StdioSpec

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from linx_trio._caller import Caller, read_file
+from linx_trio._cause_kernel import unsealed
 from linx_trio._hints import hint_for
+from linx_trio._machine import Machine
 from linx_trio._options import LINGER, RLIMITS
 from linx_trio._proto import etf
 from linx_trio._proto import messages as m
@@ -35,6 +37,8 @@ class Request:
     origins: Sequence[tuple[str, str]]
     workload: Workload
     entered: Pinned | None = None
+    cgroup: str | None = None
+    """The path of the one that it is born into, as ``cgroup`` and ``limits`` say."""
     after_mapping: tuple[list[m.Step], list[tuple[str, str]]] | None = None
     """With id maps that only this side can write: what the child does once they are written, before it is ready."""
 
@@ -57,8 +61,12 @@ class Request:
     def error_of(self, refusal: m.Refusal) -> SetupError | NotSupported:
         """A refusal by the agent as the error that users see."""
         if (refusal.stage, refusal.errno) == ("request", errno.ENOSYS):
-            return NotSupported("entering another process' namespaces", _UNSEALED)
+            return NotSupported("entering another process' namespaces", unsealed(Machine()))
         thing: str | None = None
+        if refusal.stage == "cgroup" and self.cgroup is not None:
+            from linx_trio._cgroup_files import no_place  # only who has a cgroup needs it
+
+            return no_place(refusal.errno, self.cgroup)
         if refusal.stage == "execve":
             thing = self.workload.arguments[0]
         elif refusal.stage == "clone":
@@ -71,12 +79,13 @@ class Request:
             thing = self.workload.seccomp.label
         elif 0 <= refusal.step < len(self.origins):
             thing = self.origins[refusal.step][1]
-        hint = hint_for(refusal.stage, refusal.errno, self.workload)
+        step = self.message.steps[refusal.step] if 0 <= refusal.step < len(self.message.steps) else ()
+        entering = self.entered is not None
+        hint = hint_for(refusal.stage, refusal.errno, self.workload, step=step, entering=entering)
         return setup_error(refusal.errno, refusal.stage, thing, hint)
 
 
 _TOO_LARGE = "argv, env and all mounts, with the contents of files, have room for 16 MiB"
-_UNSEALED = "the agent must run from a sealed copy in memory, which this kernel refuses: see vm.memfd_noexec"
 
 
 def build(
@@ -87,10 +96,13 @@ def build(
     *,
     terminal: str | None = None,
     entered: Pinned | None = None,
+    cgroup: str | None = None,
+    own_cgroup: bytes | None = None,
     quiet: bool = False,
 ) -> Request:
     """The request for `workload`, to an agent that started out as `baseline`. `terminal` is the name of the one that
-    the standard streams are, if they are one; `entered` is whose namespaces are joined.
+    the standard streams are, if they are one; `entered` is whose namespaces are joined; `cgroup` the path of
+    the one to be born into, `own_cgroup` its name if it is for this session alone.
     """
     early, late, batch = _Steps(workload), _Steps(workload), _Steps(workload)
     maps = _own_maps(workload)
@@ -118,9 +130,10 @@ def build(
         quiet=quiet,
         enter=entered is not None,
         init=workload.init,
+        own_cgroup=own_cgroup,
     )
     after_mapping = (batch.steps, batch.origins) if mapped_from_outside else None
-    return Request(message, origins, workload, entered, after_mapping)
+    return Request(message, origins, workload, entered, cgroup, after_mapping)
 
 
 def _kinds(workload: Workload, entered: Pinned | None) -> tuple[str, ...] | None:

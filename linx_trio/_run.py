@@ -6,9 +6,10 @@ import contextlib
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
@@ -19,6 +20,7 @@ from linx_trio._options import (
     INHERIT,
     PIPE,
     Argument,
+    EnteringOptions,
     EnterOptions,
     HasFileno,
     Namespace,
@@ -29,7 +31,7 @@ from linx_trio._options import (
     StdioSpec,
 )
 from linx_trio._session import Session
-from linx_trio._target import as_entering, check_target, check_unshare
+from linx_trio._target import Target, as_entering, check_target, check_unshare
 from linx_trio._workload import Workload, as_workload
 from linx_trio.errors import CalledProcessError, LinxError
 
@@ -44,6 +46,9 @@ __all__ = ["Completed", "enter", "run", "run_sync", "sandbox", "sandboxed", "spa
 
 CANCEL_GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL when `run` is cancelled, as in `trio.run_process`."""
+
+CANCEL_POLL = 0.05
+"""Seconds between two looks at what `run_sync` was given as ``cancel``."""
 
 
 class Completed(subprocess.CompletedProcess[bytes]):
@@ -129,7 +134,8 @@ def enter(
         namespaces: the kinds to join; `None`: all.
         unshare: kinds that the workload has fresh, once it has joined the others: ``mount uts ipc cgroup net``
             (``unshare(2)``).
-        join_cgroup: the workload is also put into the target's cgroup (v2), from its first moment on.
+        join_cgroup: the workload is also put into the target's cgroup (v2), from its first moment on; unless ``cgroup``
+            or ``limits`` say where else.
         wait_ready: as with `spawn`.
         options: see `Workload`; names, ``sysctls``, ``root`` and ``mounts`` are for namespaces of `unshare`, the others
             being the target's.
@@ -243,13 +249,64 @@ async def run(
     """
     pipes_allowed = task_status is not trio.TASK_STATUS_IGNORED
     workload, feed = _prepare(argv_or_workload, stdin, capture_stdout, capture_stderr, options, pipes_allowed)
-    if max_output is not None and (isinstance(max_output, bool) or not isinstance(max_output, int) or max_output < 0):
-        raise ValueError(f"max_output must be a number of bytes or None, not {max_output!r}")
-    out = _Collector(max_output) if capture_stdout else None
-    err = _Collector(max_output) if capture_stderr else None
+    captures = _captures(capture_stdout, capture_stderr, max_output)
+    return await _complete(workload, None, feed, captures, check, deliver_cancel or _terminate, task_status)
+
+
+async def run_inside(
+    target: Any,
+    argv_or_workload: Sequence[Argument] | Workload,
+    *,
+    unshare: Iterable[str | Namespace] = (),
+    stdin: bytes | bytearray | memoryview | StdioSpec = b"",
+    capture_stdout: bool = False,
+    capture_stderr: bool = False,
+    check: bool = True,
+    max_output: int | None = None,
+    deliver_cancel: Callable[[Session], Awaitable[object]] | None = None,
+    task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED,
+    among: weakref.WeakSet[Session] | None = None,
+    **options: Unpack[EnteringOptions],
+) -> Completed:
+    """`run` for what enters all namespaces of `target`: arguments, result and errors of both `run` and `enter`.
+
+    `among`: gets the session before it starts.
+    """
+    pipes_allowed = task_status is not trio.TASK_STATUS_IGNORED
+    entering = as_entering(argv_or_workload, cast("Mapping[str, Any]", options), check_unshare(unshare))
+    workload, feed = _prepare(entering, stdin, capture_stdout, capture_stderr, {}, pipes_allowed)
+    captures = _captures(capture_stdout, capture_stderr, max_output)
+    checked = check_target(target, None, True)
     on_cancel = deliver_cancel or _terminate
+    return await _complete(workload, checked, feed, captures, check, on_cancel, task_status, among)
+
+
+def _captures(stdout: bool, stderr: bool, limit: int | None) -> tuple[_Collector | None, _Collector | None]:
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
+        raise ValueError(f"max_output must be a number of bytes or None, not {limit!r}")
+    return _Collector(limit) if stdout else None, _Collector(limit) if stderr else None
+
+
+async def _complete(
+    workload: Workload,
+    target: Target | None,
+    feed: bytes | None,
+    captures: tuple[_Collector | None, _Collector | None],
+    check: bool,
+    on_cancel: Callable[[Session], Awaitable[object]],
+    task_status: trio.TaskStatus[Session],
+    among: weakref.WeakSet[Session] | None = None,
+) -> Completed:
+    awaited = task_status is not trio.TASK_STATUS_IGNORED
+    out, err = captures
     manager = SessionManager(
-        workload, wait_ready=True, quiet=not pipes_allowed, keep_streams=pipes_allowed, on_cancel=on_cancel
+        workload,
+        wait_ready=True,
+        target=target,
+        quiet=not awaited,
+        keep_streams=awaited,
+        on_cancel=on_cancel,
+        among=among,
     )
     async with manager as session:
         task_status.started(session)
@@ -262,7 +319,7 @@ async def run(
     )
     completed.outcome = cast("Outcome", session.outcome)
     completed.usage = session.usage
-    completed.truncated = any(collector.truncated for collector in (out, err) if collector is not None)
+    completed.truncated = any(collector.truncated for collector in captures if collector is not None)
     if check:
         completed.check_returncode()
     return completed
@@ -277,16 +334,31 @@ def run_sync(
     check: bool = True,
     max_output: int | None = None,
     deliver_cancel: Callable[[Session], Awaitable[object]] | None = None,
+    cancel: CancelEvent | None = None,
     **options: Unpack[RunOptions],
 ) -> Completed:
-    """`run` for code without trio, in any thread: the same arguments, result and errors.
+    """`run` for code without trio, in any thread: the same arguments, result and errors, and one argument more.
 
-    Raises `RuntimeError` in a thread that is inside of `trio.run`: there it is ``await linx.run(...)``.
+    Args:
+        cancel: a `threading.Event`, or anything with ``is_set()``. When it is set, from wherever, that is what a
+            cancellation is to `run`: `deliver_cancel`, or SIGTERM, 5 seconds, SIGKILL. It is looked at every
+            50 milliseconds, in this thread, so ``is_set`` should not block; what that raises ends the workload too.
+
+    Raises `concurrent.futures.CancelledError` when `cancel` was set before the workload had ended; nothing is left of
+    it then, and nothing is started if it was set from the beginning. Raises `RuntimeError` in a thread that is inside
+    of `trio.run`: there it is ``await linx.run(...)``.
     """
     if trio.lowlevel.in_trio_run():
         raise RuntimeError("run_sync() would block this thread's trio.run: write `await linx.run(...)`")
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise TypeError(f"cancel must be an event, with is_set(), or None, not {cancel!r}")
 
     async def main() -> Completed:
+        if cancel is not None:
+            return await _until(cancel, work)
+        return await work()
+
+    async def work() -> Completed:
         return await run(
             argv_or_workload,
             stdin=stdin,
@@ -299,6 +371,40 @@ def run_sync(
         )
 
     return trio.run(main)
+
+
+class CancelEvent(Protocol):
+    """What `run_sync` takes for ``cancel=``."""
+
+    def is_set(self) -> bool: ...
+
+
+async def _until(cancel: CancelEvent, work: Callable[[], Awaitable[Completed]]) -> Completed:
+    """Does the work, and cancels it once `cancel` is set. No nursery: the work's exceptions come out as themselves."""
+    troubles: list[BaseException] = []
+
+    def look() -> bool:
+        try:
+            return cancel.is_set()
+        except BaseException as exc:
+            troubles.append(exc)
+            return True
+
+    async def watch() -> None:
+        while True:
+            await trio.sleep(CANCEL_POLL)
+            if look():
+                return scope.cancel()
+
+    with trio.CancelScope() as scope:
+        if look():
+            scope.cancel()
+        else:
+            trio.lowlevel.spawn_system_task(watch)
+        return await work()
+    from concurrent.futures import CancelledError  # brings logging along
+
+    raise troubles[0] if troubles else CancelledError("run_sync was cancelled: its cancel= has been set")
 
 
 def _prepare(

@@ -52,11 +52,14 @@ from linx_trio.errors import (
     NoProcess,
     NoPty,
     NotReady,
+    SetupError,
     setup_error,
 )
 
 if TYPE_CHECKING:
+    from linx_trio._cgroup_group import Cgroup
     from linx_trio._idmaps import Maps
+    from linx_trio._own_cgroup import Placement
     from linx_trio._subids import Calls
 
 _log = logging.getLogger("linx_trio")
@@ -143,6 +146,8 @@ class Session:
         self._released = trio.Event()  # running, or ended
         self._ended = trio.Event()
         self._gone = trio.Event()  # nothing is left, or the agent is dead
+        self._placement: Placement | None = None  # its cgroup, with cgroup= or limits=
+        self._closing = False
         self._calls: Calls | None = None  # of newuidmap(1)
         self._mapping: trio.Event | None = None  # id maps are being written; set when that is over
 
@@ -209,8 +214,17 @@ class Session:
 
     @property
     def containment(self) -> str:
-        """What makes sure that nothing is left: ``"pidns"`` or ``"subreaper"``."""
-        return "pidns" if "pid" in self._workload.namespace_names else "subreaper"
+        """What makes sure that nothing is left: ``"pidns"``, ``"cgroup"`` or ``"subreaper"``."""
+        if "pid" in self._workload.namespace_names:
+            return "pidns"
+        return "cgroup" if self._owns_cgroup() else "subreaper"
+
+    @property
+    def cgroup(self) -> Cgroup | None:
+        """The cgroup that it was born into, with `cgroup` or `limits`; with `limits` it is the session's own, and gone
+        when the block is left.
+        """
+        return None if self._placement is None else self._placement.group
 
     @property
     def is_under_way(self) -> bool:
@@ -440,6 +454,7 @@ class Session:
                 targets.append(m.CWD)
             if self._target is not None:
                 self._pin(self._target, bag, fds, targets)
+            await self._place(fds, targets)
             for _attempt in range(_ZYGOTE_ATTEMPTS):
                 try:
                     await self._hand_over(fds, targets)
@@ -458,10 +473,38 @@ class Session:
         self._kinds = entered.kinds()
         fds.append(entered.fd)
         targets.append(m.TARGET)
+        if self._workload.cgroup is not None or self._workload.limits is not None:
+            return  # it is placed there instead
         cgroup = entered.open_cgroup(bag)
         if cgroup is not None:
             fds.append(cgroup)
             targets.append(m.CGROUP)
+
+    async def _place(self, fds: list[int], targets: list[int | str]) -> None:
+        """Opens or makes the cgroup that ``cgroup`` and ``limits`` ask for. One that is optional is given up."""
+        asked = {name: getattr(self._workload, name) for name in ("cgroup", "limits")}
+        while self._placement is None:
+            if asked == {"cgroup": None, "limits": None}:
+                return
+            from linx_trio import _own_cgroup
+
+            try:
+                self._placement = await _own_cgroup.place(asked["cgroup"], asked["limits"])
+            except SetupError:
+                optional = [name for name in asked if asked[name] is not None and name in self._workload.optional_names]
+                if not optional:
+                    raise
+                asked[optional[-1]] = None  # limits first: a group without is better than none
+                self._degraded.append(optional[-1])
+        group = self._placement.group
+        fds.append(group.fileno())
+        targets.append(m.CGROUP)
+        if self._placement.is_own:
+            fds.append(group.parent_fileno())
+            targets.append(m.CGROUP_PARENT)
+
+    def _owns_cgroup(self) -> bool:
+        return self._placement is not None and self._placement.is_own
 
     async def _wait_started(self) -> None:
         if self._in_person:
@@ -487,6 +530,8 @@ class Session:
             targets,
             terminal=self._terminal,
             entered=self._entered,
+            cgroup=None if self.cgroup is None else self.cgroup.path,
+            own_cgroup=os.fsencode(self.cgroup.name) if self.cgroup is not None and self._owns_cgroup() else None,
             quiet=self._quiet,
         )
         self._channel = channel = Channel()
@@ -554,6 +599,7 @@ class Session:
             if await self._read_once(channel):
                 return True
         self._send(m.SHUTDOWN)
+        self._release_cgroup()
         with trio.move_on_after(_PATIENCE_SECONDS):
             while not await self._read_once(channel):
                 pass
@@ -630,7 +676,9 @@ class Session:
                 self._released.set()
             case m.UsageReport(user, system, wall, max_rss, core_dumped):
                 self._core_dumped = core_dumped
-                self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss)
+                group = self._placement
+                killed, peak = (None, None) if group is None else (group.oom_killed(), group.memory_peak())
+                self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss, killed, peak)
             case m.Exit(code):
                 self._end(Exited(code))
             case m.Kill(signum):
@@ -730,7 +778,9 @@ class Session:
         if refusal is not None:
             number, stage, index = refusal
             thing = batch.things[index] if index in range(len(batch.things)) else None
-            batch.error = setup_error(number, stage, thing, hint_for(stage, number, self._workload))
+            step = batch.steps[index] if index in range(len(batch.steps)) else ()
+            hint = hint_for(stage, number, self._workload, step=step, entering=self._target is not None)
+            batch.error = setup_error(number, stage, thing, hint)
         batch.over.set()
         if self._batches:
             self._send(self._batches[0].frame)
@@ -752,6 +802,13 @@ class Session:
         if last is not None:
             self._tell(last)
             self._events.complete()
+        if self._closing:
+            self._release_cgroup()
+
+    def _release_cgroup(self) -> None:
+        """Its numbers have been read: the agent may remove it."""
+        if self._owns_cgroup():
+            self._send(m.RELEASE)
 
     def _tell(self, event: Event) -> None:
         self._events.append(event)
@@ -769,6 +826,7 @@ class Session:
         Raises `AgentError` if something could not be killed even so (a process in uninterruptible sleep).
         """
         interrupts: list[KeyboardInterrupt] = []
+        self._closing = True
         clean = not self._reading or self._gone.is_set() or await self._end_all(interrupts)
         if self._mapping is not None:  # its program, if any, has been killed
             clean = await wait_really(self._mapping, CLOSE_SECONDS, interrupts) and clean
@@ -777,6 +835,7 @@ class Session:
         if self._channel is not None:
             self._channel.close()
         self._release_zygote()
+        clean = await self._leave_cgroup() and clean
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = PidFd(-1)
@@ -789,6 +848,17 @@ class Session:
         if interrupts:
             raise interrupts[0]
 
+    async def _leave_cgroup(self) -> bool:
+        """Whether it is gone, if it is the session's own."""
+        if self._placement is None:
+            return True
+        try:
+            await self._placement.finish()
+        except SetupError:
+            _log.exception("the cgroup of %r is left", self)
+            return False
+        return True
+
     def _close_streams(self) -> None:
         for stream in self._streams.values():
             stream.close()
@@ -799,6 +869,8 @@ class Session:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
         grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
         self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
+        if self._ended.is_set():
+            self._release_cgroup()
         if await wait_really(self._gone, grace + CLOSE_SECONDS, interrupts):
             return True
         _log.warning("the agent of %r does not end it: killing by pidfd", self)
@@ -811,6 +883,8 @@ class Session:
         if self._zygote is not None:
             self._zygote.kill_monitor(self._number)
         self._kill_workload()
+        if self._placement is not None:
+            self._placement.kill()
         with suppress(OSError, IndexError, ValueError, NotReady):  # by its own means too, should the zygote be gone
             monitor = int(Path(f"/proc/{self.host_pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
             _signal.pidfd_send_signal(self._pidfd, 0)  # it is still there, so what we have read is about it

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from linx_trio._idmaps import IdMap, covers
+from linx_trio._machine import Machine
+from linx_trio.errors import Hint
 
 FILES = {"newuidmap": "/etc/subuid", "newgidmap": "/etc/subgid"}
 CAPABILITIES = {"newuidmap": "CAP_SETUID", "newgidmap": "CAP_SETGID"}
@@ -115,9 +117,11 @@ def write_by_program(program: str, pid: int, lines: Sequence[IdMap], calls: Call
     """Has ``newuidmap`` or ``newgidmap`` write a map. `None`, or why it has not, and what to do."""
     path = shutil.which(program)
     if path is None:
-        return (
+        return Hint(
+            f"{program}-missing",
             f"more than the one line for the caller's own id takes {CAPABILITIES[program]}, or {program}(1), which is "
-            "not in PATH: install it (Debian's package is uidmap)"
+            "not in PATH",
+            "install it (Debian's package is uidmap)",
         )
     numbers = [str(number) for line in lines for number in line]
     try:
@@ -129,11 +133,14 @@ def write_by_program(program: str, pid: int, lines: Sequence[IdMap], calls: Call
     return _diagnosis(program, path, lines) or os.fsdecode(told).strip() or f"{path} gives no reason"
 
 
-def _diagnosis(program: str, path: str, lines: Sequence[IdMap]) -> str | None:
+def _diagnosis(program: str, path: str, lines: Sequence[IdMap]) -> Hint | None:
+    if os.statvfs(path).f_flag & os.ST_NOSUID:
+        why = f"{path} is on a file system mounted nosuid, so that it has no rights"
+        return Hint(f"{program}-not-setuid", why, "install it elsewhere, or have that mount remounted")
     if not _is_privileged(path):
-        return f"{path} is not set-user-ID root (chmod u+s {path}), or on a file system mounted nosuid"
-    if "NoNewPrivs:\t1" in Path("/proc/thread-self/status").read_text():
-        return f"{path} gains no rights in a process with no_new_privs"
+        return Hint(f"{program}-not-setuid", f"{path} is not set-user-ID root", f"let root call 'chmod u+s {path}'")
+    if Machine().gains_nothing():
+        return Hint("no-new-privs", f"{path} gains no rights in a process with no_new_privs", "start it without")
     granted = subids().uid if program == "newuidmap" else subids().gid
     own = os.getuid() if program == "newuidmap" else os.getgid()
     for line in lines:
@@ -142,17 +149,21 @@ def _diagnosis(program: str, path: str, lines: Sequence[IdMap]) -> str | None:
             there = ", ".join(f"{each.start}-{each.stop - 1}" for each in granted) or "nothing"
             option = "--add-subuids" if program == "newuidmap" else "--add-subgids"
             wanted = f"{line.outside}-{line.outside + line.count - 1}"
-            return (
-                f"{FILES[program]} grants {there} to {user}, and not {wanted}: "
-                f"let root call 'usermod {option} {wanted} {user}', or ask for less"
+            return Hint(
+                f"{os.path.basename(FILES[program])}-too-small"
+                if granted
+                else f"{os.path.basename(FILES[program])}-missing",
+                f"{FILES[program]} grants {there} to {user}, and not {wanted}",
+                f"let root call 'usermod {option} {wanted} {user}', or ask for less",
             )
+    if len(_names_of(os.getuid())) == 1:  # as with 'docker run --user 1234'
+        why = f"uid {os.getuid()} has no name, without which {program}(1) grants nothing"
+        return Hint("no-user-name", why, "let root add it to /etc/passwd (useradd)")
     return None
 
 
 def _is_privileged(path: str) -> bool:
-    """Whether executing it gives rights, by its mode or by file capabilities."""
-    if os.statvfs(path).f_flag & os.ST_NOSUID:
-        return False
+    """Whether executing it gives rights, by its mode or by file capabilities, unless its mount is nosuid."""
     if os.stat(path).st_mode & stat.S_ISUID:
         return True
     try:

@@ -32,7 +32,9 @@ from linx_trio._options import (
 
 if TYPE_CHECKING:
     from linx_trio._capabilities import Policy
+    from linx_trio._cgroup_group import Cgroup
     from linx_trio._idmaps import Maps
+    from linx_trio._limits import Limits
     from linx_trio._mount_entries import Tmpfs
     from linx_trio._mount_steps import Entry
     from linx_trio._seccomp_filter import Filter
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workload:
-    """What to run, and how. Frozen; picklable and `to_dict`-able whenever its stdio is no fd and it has no owner.
+    """What to run, and how. Frozen; picklable and `to_dict`-able whenever it has no fds and no owner. A `Cgroup` is
+    pickled as its path.
 
     Args:
         argv: the program and its arguments. ``argv[0]`` with a slash is the path; without one it is looked up in the
@@ -79,6 +82,10 @@ class Workload:
         root: a directory that becomes the workload's root (``pivot_root(2)``; nothing of the old one remains), or
             ``linx.mount.Tmpfs("/")``, an empty one. Implies a mount namespace.
         mounts: entries of `linx_trio.mount`, in their order, below that root. Imply a mount namespace.
+        cgroup: a `linx_trio.cgroup.Cgroup`, or the name or path of one (v2), which it is born into. With `limits` the
+            fresh group is made below it.
+        limits: `linx_trio.Limits`: what it may use, all its descendants included. A fresh cgroup is made for it, and
+            removed with it.
         capabilities: `linx_trio.capabilities.keep` or `drop`.
         seccomp: a filter of `linx_trio.seccomp`, installed as the last act before ``execve(2)``. An installer without
             CAP_SYS_ADMIN gets ``no_new_privs`` with it.
@@ -121,6 +128,8 @@ class Workload:
     user: Maps | None = None
     root: Argument | Tmpfs | None = None
     mounts: Iterable[Entry] = ()
+    cgroup: Cgroup | Argument | None = None
+    limits: Limits | None = None
     capabilities: Policy | None = None
     seccomp: Filter | None = None
     optional: Iterable[str] = frozenset()
@@ -192,11 +201,26 @@ class Workload:
         """`namespaces`, validated."""
         return cast("frozenset[str]", self.namespaces)
 
+    @property
+    def optional_names(self) -> frozenset[str]:
+        """`optional`, validated."""
+        return cast("frozenset[str]", self.optional)
+
     def replace(self, **changes: Any) -> Workload:
         """The same workload with other options, validated again. Raises `TypeError` for an unknown one."""
         if changes.get("stdio") is not None:
             changes = {"stdin": INHERIT, "stdout": INHERIT, "stderr": INHERIT, **changes}
         return dataclasses.replace(self, **changes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For `pickle`: the plain form, which refuses by name what means nothing in another process."""
+        return type(self).from_dict, (self.to_dict(),)
+
+    def __copy__(self) -> Workload:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Workload:
+        return self  # frozen, and its fds and its cgroup are those of this process
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary of what differs from the defaults.
@@ -220,7 +244,7 @@ class Workload:
         return cls(**{name: _from_plain(name, value) for name, value in plain.items()})
 
 
-_PLAIN_FORMS = ("user", "capabilities", "seccomp")
+_PLAIN_FORMS = ("user", "limits", "capabilities", "seccomp")
 """Options whose values have `to_dict` and `from_dict` themselves."""
 
 _CHECKED = {field.name: field.default for field in dataclasses.fields(Workload) if field.name != "argv"}
@@ -240,6 +264,8 @@ def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
 def _to_plain(name: str, value: Any) -> Any:
     if name == "mounts":
         return [entry.to_dict() for entry in value]
+    if name == "cgroup":
+        return value if isinstance(value, str) else value.path
     if name in _PLAIN_FORMS or (name == "root" and not isinstance(value, str)):
         return value.to_dict()
     match value:
@@ -300,6 +326,10 @@ def _large_from_plain(name: str, value: Any) -> Any:
             from linx_trio._idmaps import Maps
 
             return Maps.from_dict(value)
+        case "limits":
+            from linx_trio._limits import Limits
+
+            return Limits.from_dict(value)
         case "capabilities":
             from linx_trio._capabilities import Policy
 

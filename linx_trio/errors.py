@@ -5,7 +5,7 @@
 - The kernel: `SetupError`, an `OSError` with the place (`stage`), the thing (`filename`) and a `hint`.
 - The agent: `AgentDied`, `AgentError`.
 - The machine: `NotSupported`.
-- The workload: `CalledProcessError`, from `run` with `check`.
+- The workload: `CalledProcessError`, from `run` with `check`; `RestartLimitExceeded`, from `supervise`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ __all__ = [
     "AgentError",
     "AlreadyRunning",
     "CalledProcessError",
+    "Hint",
     "LinxError",
     "NoProcess",
     "NoPty",
     "NotReady",
     "NotSupported",
+    "RestartLimitExceeded",
     "SetupError",
     "StateError",
 ]
@@ -35,6 +37,29 @@ __all__ = [
 
 class LinxError(Exception):
     """The base of all errors of this package."""
+
+
+class Hint(str):
+    """The hint of an error whose cause has been recognised: a `str` for people, with parts for programs. Picklable.
+
+    Attributes:
+        cause: a stable name (``"apparmor-userns"``), the same wherever this cause shows itself.
+        why: what stands in the way.
+        remedy: what to do about it; empty where nothing can be done.
+    """
+
+    cause: str
+    why: str
+    remedy: str
+
+    def __new__(cls, cause: str, why: str, remedy: str = "", joint: str = ": ") -> Hint:
+        self = super().__new__(cls, f"{why}{joint}{remedy}" if remedy else why)
+        self.cause, self.why, self.remedy = cause, why, remedy
+        return self
+
+    def __reduce__(self) -> tuple[object, ...]:
+        joint = self[len(self.why) : len(self) - len(self.remedy)]
+        return Hint, (self.cause, self.why, self.remedy, joint or ": ")
 
 
 class SetupError(LinxError, OSError):
@@ -48,7 +73,7 @@ class SetupError(LinxError, OSError):
         strerror: its text.
         stage: the step that was refused: ``clone``, ``chdir``, ``rlimit``, ``execve``, …
         filename: the thing that it was about (the program, the directory, the limit), or `None`.
-        hint: the likely cause and the remedy where one is known, or `None`.
+        hint: the likely cause and the remedy where one is known, or `None`. A `Hint` where the machine shows the cause.
     """
 
     def __init__(self, errno: int, stage: str, filename: str | bytes | None = None, hint: str | None = None) -> None:
@@ -261,3 +286,30 @@ def _rebuild_called_process_error(
     truncated: bool,
 ) -> CalledProcessError:
     return CalledProcessError(returncode, cmd, output, stderr, outcome=outcome, usage=usage, truncated=truncated)
+
+
+class RestartLimitExceeded(LinxError):
+    """A supervised child ended too often: all children have been stopped, in the reverse order.
+
+    Its ``__cause__`` is what the child's last incarnation failed with, if it did (a `SetupError`, say).
+
+    Attributes:
+        id: the child.
+        max_restarts, max_seconds: the limit: so many restarts of any children within so many seconds.
+        outcome: how its last incarnation ended, or `None`.
+    """
+
+    def __init__(self, id: str, max_restarts: float, max_seconds: float, outcome: Outcome | None = None) -> None:
+        super().__init__(id, max_restarts, max_seconds, outcome)
+        self.id = id
+        self.max_restarts = max_restarts
+        self.max_seconds = max_seconds
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        last = "" if self.outcome is None else f", the last time with {self.outcome!r}"
+        cause = "" if self.__cause__ is None else f"\n  because: {self.__cause__}"
+        return (
+            f"child {self.id!r} ended{last}, and may not be started again: "
+            f"more than {self.max_restarts} restarts within {self.max_seconds:g} s{cause}"
+        )

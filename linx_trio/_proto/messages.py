@@ -29,10 +29,14 @@ STEPS = (
     "cpu_affinity", "hostname", "domainname", "sysctl", "mount_root", "mount_bind", "mount_new", "mount_remount",
     "mount_move", "mount_umount", "mount_protect", "mount_mask",
     "mount_propagation", "make_dir", "make_file", "make_symlink", "pivot_root",
-    "name_terminal", "terminal_owner", "netlink", "cap_drop_bounding", "securebits", "setgroups", "setgid", "setuid",
+    "name_terminal", "terminal_owner", "dumpable", "netlink", "cap_drop_bounding", "securebits", "setgroups", "setgid",
+    "setuid",
     "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
 )  # fmt: skip
-COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown", "steps")
+COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown", "steps", "release")
+
+KEEPER = ("netlink", "cgroup", "will", "revoke")
+"""What a keeper is told about, and how."""
 
 CHECKPOINT = "checkpoint"
 """The element of `Spawn.steps` where the child parks."""
@@ -45,6 +49,9 @@ TARGET = "target"
 
 CGROUP = "cgroup"
 """The "number" of the fd that is the directory of the cgroup to start in."""
+
+CGROUP_PARENT = "cgroup_parent"
+"""The "number" of the fd that is the directory which a session's own cgroup is in, see `Spawn.own_cgroup`."""
 
 UNLIMITED = -1
 """``RLIM_INFINITY`` in an ``rlimit`` step."""
@@ -93,6 +100,8 @@ class Spawn(NamedTuple):
     enter: bool = False
     init: bool = False
     """The agent is pid 1 of the fresh PID namespace, the workload its child."""
+    own_cgroup: bytes | None = None
+    """The name of the fd `CGROUP` below `CGROUP_PARENT`: it is this session's alone, and the agent removes it."""
 
     @property
     def kind(self) -> str:
@@ -112,6 +121,7 @@ class Spawn(NamedTuple):
                 "new_session": self.new_session,
                 "quiet": self.quiet,
                 "init": self.init,
+                **({} if self.own_cgroup is None else {"own_cgroup": self.own_cgroup}),
             },
         )
 
@@ -119,9 +129,10 @@ class Spawn(NamedTuple):
         """The frame of `term`, put together from parts: only argv differs from one spawn to the next, as a rule, and
         the encodings of the environment and of all the rest are remembered."""
         same = Spawn((), (), **{name: getattr(self, name) for name in _REST})
-        pairs = len(_REST) + 2
+        own = b"" if self.own_cgroup is None else _pair("own_cgroup", self.own_cgroup)
+        pairs = len(_REST) + (3 if own else 2)
         parts = (_HEADS[self.kind], pairs.to_bytes(4, "big"), _pair("argv", list(self.argv)), _encoded_env(self.env))
-        return encode_frame(b"".join(parts) + _encoded_rest(same))
+        return encode_frame(b"".join(parts) + own + _encoded_rest(same))
 
 
 _REST = ("namespaces", "fds", "steps", "orphan_grace_ms", "auto_proceed", "new_session", "quiet", "init")
@@ -152,6 +163,7 @@ def _frame(term: Any) -> bytes:
 PROCEED = _frame("proceed")
 ABORT = _frame("abort")
 KILL = _frame("kill")
+RELEASE = _frame("release")
 
 
 def signal(number: int) -> bytes:
@@ -170,6 +182,21 @@ SHUTDOWN = shutdown(0)
 def steps(batch: Sequence[Step]) -> bytes:
     """The frame of ``{steps, List}``, for a parked child. It is answered by `Stepped` or `Remains`."""
     return _frame(("steps", [_step_term(step) for step in batch]))
+
+
+def keep(kind: str) -> bytes:
+    """The frame of ``{keep, Kind}``, the request to a keeper; with one fd: a netlink socket, a cgroup's directory."""
+    return _frame(("keep", kind))
+
+
+def will(number: int, data: bytes) -> bytes:
+    """The frame of ``{will, Number, Bytes}``: what a keeper does when this side is gone."""
+    return _frame(("will", number, data))
+
+
+def revoke(number: int) -> bytes:
+    """The frame of ``{revoke, Number}``."""
+    return _frame(("revoke", number))
 
 
 # ---- events: from the agent ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.programs.phases import PHASES, state_of
-from tests.support import DEADLINE, children_of, descendants_of, eventually, exists, with_token
+from tests.support import DEADLINE, children_of, descendants_of, eventually, exists, processes, with_token
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -256,6 +256,26 @@ def test_killed_in_the_middle_of_everything(seed: int, nothing_is_left: str) -> 
         eventually(it_storms, "sessions come and go")
         python.kill()
         python.check_that_nothing_is_left(nothing_is_left)
+
+
+def namespaces_of_all() -> set[int]:
+    """The network namespaces that processes are in."""
+    found = set()
+    for pid in processes():
+        with contextlib.suppress(OSError):
+            found.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
+    return found
+
+
+def test_a_lab(nothing_is_left: str) -> None:
+    """With its processes its namespaces go, and with these all links."""
+    with victim("lab", "grace") as python:
+        assert len(python.pids) == 7
+        assert all(map(exists, python.pids))
+        assert python.more["namespace"] in namespaces_of_all()
+        python.kill()
+        python.check_that_nothing_is_left(nothing_is_left)
+        assert python.more["namespace"] not in namespaces_of_all()
 
 
 def test_two_pythons_are_two(nothing_is_left: str) -> None:

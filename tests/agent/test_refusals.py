@@ -272,7 +272,7 @@ def greeting(path: Path, term: bytes, then: str = "") -> Path:
 BAD_AGENTS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "missing": (lambda d: d / "missing", "is missing"),
     "not executable": (lambda d: agent_copy(d / "agent", 0o644), "execute permission"),
-    "a directory": (lambda d: d, "execute permission"),
+    "a directory": (lambda d: d, "is a directory"),
     "no program": (lambda d: file_of(d / "agent", "text", 0o755), "no program"),
     "without interpreter": (lambda d: file_of(d / "agent", "#!/nonexistent\n", 0o755), "missing"),
     "below a file": (lambda d: file_of(d / "agent", "", 0o755) / "x", "cannot be started"),

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import pytest
 import trio
 
 import linx_trio as linx
+from linx_trio import _agent
 from tests.agent.probes import opened
-from tests.support import DEADLINE, eventually_async, exists, stat_of
+from tests.support import DEADLINE, descendants_of, eventually, eventually_async, exists, name_of, stat_of
 
 LARGE = 10 << 20
 
@@ -448,6 +450,151 @@ def test_run_sync_after_trio_has_ended() -> None:
     for _ in range(3):
         assert trio.run(main) == 0
         assert linx.run_sync(["true"]).returncode == 0
+
+
+class Countdown:
+    """An event that is set at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def test_cancel_set_before_starts_nothing(tmp_path: Path) -> None:
+    cancel = threading.Event()
+    cancel.set()
+    with pytest.raises(CancelledError, match="cancel="):
+        linx.run_sync(["touch", str(tmp_path / "ran")], cancel=cancel)
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(ValueError, match="argv is empty"):  # wrong is wrong
+        linx.run_sync([], cancel=cancel)
+
+
+def test_cancel_set_after_changes_nothing() -> None:
+    cancel = threading.Event()
+    assert linx.run_sync(["true"], cancel=cancel).returncode == 0
+    with pytest.raises(linx.CalledProcessError):
+        linx.run_sync(["false"], cancel=cancel)
+    with pytest.raises(FileNotFoundError):
+        linx.run_sync(["/nonexistent"], cancel=cancel)
+    cancel.set()
+
+
+def test_cancel_set_while_it_runs(tmp_path: Path) -> None:
+    """SIGTERM first, and its pipes are kept moving; then nothing is left."""
+    script = f"""
+trap 'head -c 300000 /dev/zero; echo bye > {tmp_path}/bye; exit 0' TERM
+sleep 1000 & echo $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid
+while :; do wait; done
+"""
+    cancel = threading.Event()
+    caught: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            linx.run_sync(["/bin/sh", "-c", script], cancel=cancel, capture_stdout=True)
+        except BaseException as exc:
+            caught.append(exc)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    eventually((tmp_path / "pid").exists, "it runs")
+    pid = int((tmp_path / "pid").read_text())
+    assert exists(pid)
+    cancel.set()
+    thread.join(DEADLINE)
+    assert [type(exc) for exc in caught] == [CancelledError]
+    assert (tmp_path / "bye").exists()
+    assert not exists(pid)
+
+
+def test_cancel_is_what_deliver_cancel_is_for(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def deliver(session: linx.Session) -> None:
+        asked.append(session.state)
+
+    with pytest.raises(CancelledError):
+        linx.run_sync(["sleep", "1000"], cancel=Countdown(2), deliver_cancel=deliver)
+    assert asked == ["running"]
+
+
+@pytest.mark.parametrize("looks", [0, 1, 3])
+def test_a_cancel_that_cannot_be_asked_ends_it(looks: int) -> None:
+    class Broken(Countdown):
+        def is_set(self) -> bool:
+            if super().is_set():
+                raise OSError("the scheduler is gone")
+            return False
+
+    with pytest.raises(OSError, match="the scheduler is gone"):
+        linx.run_sync(["sleep", "1000"], cancel=Broken(looks))
+
+
+@pytest.mark.parametrize("wrong", [1, "now", object(), trio.CancelScope])
+def test_wrong_cancel(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="cancel must be an event"):
+        linx.run_sync(["true"], cancel=wrong)
+
+
+def test_one_event_cancels_many_threads() -> None:
+    cancel = threading.Event()
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(linx.run_sync, ["sleep", "1000"], cancel=cancel) for _ in range(12)]  # 4 have to wait
+        short = pool.submit(linx.run_sync, ["true"])
+        eventually(lambda: len(sleepers()) == 8, "eight of them run")
+        cancel.set()
+        assert {type(job.exception(DEADLINE)) for job in jobs} == {CancelledError}
+        assert short.result(DEADLINE).returncode == 0
+    assert sleepers() == []
+
+
+def sleepers() -> list[int]:
+    return [pid for zygote in _agent.current() for pid in descendants_of(zygote.pid) if name_of(pid) == "sleep"]
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_a_result_survives_pickle(protocol: int) -> None:
+    done = linx.run_sync(["sh", "-c", "echo long; exit 3"], capture_stdout=True, max_output=2, check=False)
+    back = pickle.loads(pickle.dumps(done, protocol))
+    assert type(back) is linx.Completed
+    assert (back.args, back.returncode, back.stdout) == (done.args, 3, b"lo")
+    assert (back.outcome, back.usage, back.truncated) == (linx.Exited(3), done.usage, True)
+    with pytest.raises(linx.CalledProcessError) as caught:
+        back.check_returncode()
+    error = pickle.loads(pickle.dumps(caught.value, protocol))
+    assert (error.outcome, error.output, error.truncated) == (linx.Exited(3), b"lo", True)
+
+
+IN_PROCESSES = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import linx_trio as linx
+
+if __name__ == "__main__":
+    workload = linx.Workload(["sh", "-c", "cat; exit $0", "0"], shutdown=linx.Kill(1.0))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        good = pool.submit(linx.run_sync, workload, stdin=b"x", capture_stdout=True)
+        bad = pool.submit(linx.run_sync, workload.replace(argv=["sh", "-c", "exit 4"]))
+        refused = pool.submit(linx.run_sync, workload.replace(argv=["/nonexistent"]))
+        print(good.result().stdout, bad.exception().outcome, refused.exception().stage)
+"""
+
+
+def test_in_processes(tmp_path: Path) -> None:
+    """What an engine does: workloads go there, results and errors come back. In a process of its own, since Python
+    keeps a helper of multiprocessing's for as long as it runs."""
+    (tmp_path / "main.py").write_text(IN_PROCESSES)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "main.py"],
+        env={**os.environ, "PYTHONPATH": str(Path(linx.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "b'x' Exited(code=4) execve\n", done.stderr
 
 
 def test_ctrl_c_ends_run_sync(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import re
 import runpy
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 
+from linx_trio._probe import TRIALS
 from linx_trio._proto import messages, states
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +28,13 @@ def _blocks(page: Path) -> list[str]:
     return ["\n" * (text[: found.start(1)].count("\n")) + found.group(1) for found in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "README.md" and _blocks(p)], ids=lambda p: p.name)
+ELSEWHERE = ("README.md", "testing.md")
+"""Pages whose code runs in a test of its own; that of testing.md is a test suite: tests/agent/test_pytest_plugin.py."""
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in ELSEWHERE and _blocks(p)], ids=lambda p: p.name)
 async def test_code_blocks_run(page: Path) -> None:
-    namespace: dict[str, Any] = {"__name__": "page"}
+    namespace: dict[str, Any] = {"__name__": "page", "__builtins__": builtins}  # pickle looks for the latter
     for source in _blocks(page):
         code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
         result = types.FunctionType(code, namespace)()
@@ -53,10 +59,30 @@ def test_every_stage_is_explained() -> None:
     assert [stage for stage in messages.STAGES if f"`{stage}`" not in stages] == []
 
 
+def test_every_feature_and_every_cause_is_explained() -> None:
+    features, causes = (
+        (ROOT / "docs/doctor.md").read_text().split("## Features")[1].split("## AppArmor")[0].split("## Causes")
+    )
+    assert [name for name in TRIALS if f"`{name}`" not in features] == []
+    sources = "".join(path.read_text() for path in ROOT.glob("linx_trio/_*.py"))
+    named = set(re.findall(r"""(?:\bHint\(\s*|"cause": )"([a-z0-9-]+)\"""", sources))
+    assert len(named) > 25
+    assert [name for name in sorted(named) if f"`{name}`" not in causes] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_lab_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    example = runpy.run_path(str(ROOT / "docs/examples/lab.py"))
+    trio.run(example["main"])
+    said = capsys.readouterr().out
+    assert "870 of 870 answer" in said
+    assert "h1 reaches h2\n  h1 does not reach h3\nand put back: h1 reaches h3" in said
+    assert "all of it is gone" in said
 
 
 def test_the_demonstration_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ REMEDY = ("apt-get install gcc libc6-dev", "dnf install gcc", "apk add gcc musl-
 
 # What a build needs of the tree. Named one by one: the tree of a developer holds far more, and changes
 # meanwhile.
-PARTS = ("pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "CHANGELOG.md", "Makefile")
+PARTS = ("pyproject.toml", "hatch_build.py", "pytest_linx_trio.py", "README.md", "LICENSE", "CHANGELOG.md", "Makefile")
 TREES = (".ci", "agent_c", "benchmarks", "docs", "linx_trio", "tests")
 
 # Settings of whoever runs the tests must not choose the compiler.
@@ -174,7 +174,7 @@ class TestContents:
         assert stat.S_IMODE(mode) == 0o755
         assert stat.S_ISREG(mode)
         package = {p.relative_to(tree).as_posix() for p in (tree / "linx_trio").rglob("*") if p.is_file()}
-        assert {name for name in names if ".dist-info/" not in name} == package
+        assert {name for name in names if ".dist-info/" not in name} == package | {"pytest_linx_trio.py"}
         assert f"linx_trio-{version()}.dist-info/licenses/LICENSE" in names
 
     def test_wheel_metadata(self, wheel: Path) -> None:

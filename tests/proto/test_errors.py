@@ -31,11 +31,12 @@ BASES: dict[type[Exception], tuple[type[Exception], ...]] = {
     linx.AgentError: (linx.LinxError,),
     linx.NotSupported: (linx.LinxError, OSError),
     linx.CalledProcessError: (linx.LinxError, subprocess.CalledProcessError),
+    linx.RestartLimitExceeded: (linx.LinxError,),
 }
 
 
 def test_the_table_is_complete() -> None:
-    assert {cls.__name__ for cls in BASES} == set(errors.__all__)
+    assert {cls.__name__ for cls in BASES} == set(errors.__all__) - {"Hint"}
     for cls in BASES:
         assert getattr(linx, cls.__name__) is getattr(errors, cls.__name__) is cls
         assert cls.__name__ in linx.__all__
@@ -192,3 +193,18 @@ def test_what_errors_and_events_carry_is_frozen_slotted_and_travels(value: objec
     with pytest.raises((AttributeError, TypeError)):
         value.state = "other"  # type: ignore[attr-defined]
     assert hash(value) == hash(copy.copy(value))
+
+
+def test_a_restart_limit() -> None:
+    error = linx.RestartLimitExceeded("web", 3, 5.0, linx.Exited(3))
+    assert str(error) == (
+        "child 'web' ended, the last time with Exited(code=3), and may not be started again: "
+        "more than 3 restarts within 5 s"
+    )
+    back = pickle.loads(pickle.dumps(error))
+    assert (back.id, back.max_restarts, back.max_seconds, back.outcome) == ("web", 3, 5.0, linx.Exited(3))
+    caused = linx.RestartLimitExceeded("web", 0, 0.5)
+    caused.__cause__ = setup_error(errno.ENOENT, "execve", "ls-")
+    assert str(caused).endswith(
+        "0 restarts within 0.5 s\n  because: [ENOENT] No such file or directory: 'ls-' (stage execve)"
+    )

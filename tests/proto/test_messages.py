@@ -193,9 +193,10 @@ def test_the_commands() -> None:
     assert payload_of(m.PROCEED) == "proceed"
     assert payload_of(m.ABORT) == "abort"
     assert payload_of(m.KILL) == "kill"
+    assert payload_of(m.RELEASE) == "release"
     assert payload_of(m.signal(15)) == ("signal", 15)
     assert payload_of(m.shutdown(2500)) == ("shutdown", 2500)
-    assert set(m.COMMANDS) == {"proceed", "abort", "signal", "kill", "shutdown", "steps"}
+    assert set(m.COMMANDS) == {"proceed", "abort", "signal", "kill", "shutdown", "steps", "release"}
 
 
 words = st.lists(st.binary(max_size=20), max_size=4).map(tuple)
@@ -235,6 +236,7 @@ def test_a_batch_of_steps(batch: list[m.Step]) -> None:
         quiet=st.booleans(),
         enter=st.booleans(),
         init=st.booleans(),
+        own_cgroup=st.none() | st.binary(min_size=1, max_size=20),
     ).flatmap(lambda spawn: st.sampled_from([spawn, spawn._replace(namespaces=None)] if spawn.enter else [spawn]))
 )
 def test_a_request_arrives_as_it_was_meant(spawn: m.Spawn) -> None:
@@ -251,5 +253,6 @@ def test_a_request_arrives_as_it_was_meant(spawn: m.Spawn) -> None:
         "new_session": spawn.new_session,
         "quiet": spawn.quiet,
         "init": spawn.init,
+        **({} if spawn.own_cgroup is None else {"own_cgroup": spawn.own_cgroup}),
     }
     assert payload_of(spawn.frame()) == payload_of(encode_frame(etf.encode(spawn.term())))

@@ -19,7 +19,7 @@ def description() -> dict[str, str]:
 
 
 def test_nothing_else_is_described(description: dict[str, str]) -> None:
-    assert set(description) == {"version", "hash", "commands", "events", "stages", "steps", "namespaces"}
+    assert set(description) == {"version", "hash", "commands", "keeper", "events", "stages", "steps", "namespaces"}
 
 
 def test_version(description: dict[str, str]) -> None:
@@ -30,6 +30,7 @@ def test_version(description: dict[str, str]) -> None:
     ("what", "words"),
     [
         ("commands", m.COMMANDS),
+        ("keeper", m.KEEPER),
         ("events", m.EVENTS),
         ("stages", m.STAGES),
         ("steps", m.STEPS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import io
@@ -27,6 +28,7 @@ import linx_trio as linx
 from linx_trio import capabilities, mount, seccomp, user
 from linx_trio._options import OPTIONAL, PASS_FDS_LIMIT, RLIMITS, Options
 from tests.proto.strategies import relaxed
+from tests.proto.test_limits import every_limit
 
 Build = Callable[..., object]
 
@@ -364,6 +366,21 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ([9, 8, 9], ValueError, ["pass_fds", "(9, 8, 9)"]),
         ([1 << 31], ValueError, ["pass_fds", str(1 << 31)]),
         (range(3, 4 + PASS_FDS_LIMIT), ValueError, ["pass_fds", str(PASS_FDS_LIMIT)]),
+    ],
+    "cgroup": [
+        (5, TypeError, ["cgroup", "5"]),
+        (linx.Limits(), TypeError, ["cgroup", "Limits("]),
+        ("", ValueError, ["cgroup", "empty"]),
+        ("..", ValueError, ["cgroup", "'..'"]),
+        ("/sys/fs/cgroup/../x", ValueError, ["cgroup", "'/sys/fs/cgroup/../x'"]),
+        ("a\nb", ValueError, ["cgroup", "'a\\nb'"]),
+        (b"a\0b", ValueError, ["cgroup", "b'a\\x00b'"]),
+        ("x" * 256, ValueError, ["cgroup", "255"]),
+    ],
+    "limits": [
+        ("256M", TypeError, ["limits", "'256M'"]),
+        ({"memory": "256M"}, TypeError, ["limits", "'256M'", "linx.Limits"]),
+        (linx.Limits, TypeError, ["limits", "Limits"]),
     ],
     "optional": [
         (5, TypeError, ["optional", "5"]),
@@ -782,6 +799,8 @@ def workloads(draw: st.DrawFn) -> linx.Workload:
         user=draw(st.none() | maps),
         root=draw(st.none() | strings.map("/r".__add__) | st.just(mount.Tmpfs("/"))),
         mounts=draw(st.lists(entries, max_size=3)),
+        cgroup=draw(st.none() | st.sampled_from(["lab", "/sys/fs/cgroup/lab/web"])),
+        limits=draw(st.none() | every_limit),
         capabilities=draw(st.none() | policies),
         seccomp=draw(st.none() | filters),
         optional=draw(st.sets(st.sampled_from(sorted(OPTIONAL)))),
@@ -804,6 +823,23 @@ def test_a_workload_survives_json_pickle_and_replace(workload: linx.Workload) ->
 @given(workloads(), workloads())
 def test_different_workloads_have_different_plain_forms(one: linx.Workload, other: linx.Workload) -> None:
     assert (one == other) == (one.to_dict() == other.to_dict())
+
+
+@pytest.mark.parametrize("copied", [lambda w: pickle.loads(pickle.dumps(w)), copy.copy, copy.deepcopy])
+def test_a_sandbox_survives_pickle_and_copy(copied: Callable[[linx.Workload], linx.Workload]) -> None:
+    workload = linx.sandboxed(["true"], limits=linx.Limits(pids=64), writable=["/tmp"])
+    assert copied(workload) == workload
+    assert hash(copied(workload).arguments) == hash(workload.arguments)
+
+
+@pytest.mark.parametrize("name", ["stdin", "stdout", "pass_fds"])
+def test_what_means_nothing_in_another_process_is_not_pickled(name: str) -> None:
+    with open(os.devnull) as file:
+        values: dict[str, Any] = {"stdin": 0, "stdout": file, "pass_fds": [file]}
+        workload = linx.Workload(["true"], **{name: values[name]})
+        with pytest.raises(TypeError, match=rf"{name}=.* means nothing elsewhere"):
+            pickle.dumps(workload)
+        assert copy.copy(workload) == copy.deepcopy(workload) == workload
 
 
 def test_the_plain_form_is_small_and_sorted() -> None:

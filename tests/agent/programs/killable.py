@@ -178,6 +178,22 @@ async def exiting(options: dict[str, Any]) -> None:
         os._exit(5)
 
 
+async def lab(options: dict[str, Any]) -> None:
+    """Hosts with programs, and a guest: all in namespaces that keep each other alive."""
+    async with linx.net.Lab() as made:
+        switch = made.switch("s")
+        hosts = [made.host(f"h{i}", ["sleep", "100000"], **options) for i in range(3)]
+        for i, host in enumerate(hosts, 1):
+            made.link(host, switch, address=f"10.0.0.{i}/24")
+        await made.start()
+        async with hosts[0].spawn(["sh", "-c", "setsid sleep 100000 & wait"], **options) as guest:
+            await guest.proceed()
+            sessions = [session for each in hosts for session in (each.anchor, each.session) if session is not None]
+            pids = [session.host_pid for session in (*sessions, guest)]
+            report(monitors=children_of(zygote()), pids=pids, namespace=os.stat(f"/proc/{pids[0]}/ns/net").st_ino)
+            await trio.sleep_forever()
+
+
 SCENES: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
     "unheard": unheard,
     "all-phases": all_phases,
@@ -190,6 +206,7 @@ SCENES: dict[str, Callable[[dict[str, Any]], Awaitable[None]]] = {
     "forked": forked,
     "replaced": replaced,
     "exiting": exiting,
+    "lab": lab,
 }
 
 
