@@ -8,20 +8,6 @@
 
 #include "raw.h"
 
-/* Libcs and headers differ in having these. */
-#ifndef SYS_open_tree
-#define SYS_open_tree 428
-#define SYS_move_mount 429
-#define SYS_fsopen 430
-#define SYS_fsconfig 431
-#define SYS_fsmount 432
-#endif
-#ifndef SYS_openat2
-#define SYS_openat2 437
-#endif
-#ifndef SYS_mount_setattr
-#define SYS_mount_setattr 442
-#endif
 enum {
     TREE_CLONE = 1,
     RECURSIVELY = 0x8000, /* AT_RECURSIVE */

@@ -9,6 +9,21 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Libcs and headers differ in having these. */
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#define SYS_move_mount 429
+#define SYS_fsopen 430
+#define SYS_fsconfig 431
+#define SYS_fsmount 432
+#endif
+#ifndef SYS_openat2
+#define SYS_openat2 437
+#endif
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
 #if defined(__x86_64__) && !defined(__ILP32__)
 #define RAW_SYSCALLS 1
 static inline long raw_syscall(long number, long a, long b, long c, long d, long e) {

@@ -98,6 +98,15 @@ static long step_sysctl(const struct step *s, struct step_room *unused) {
     return write_file(path, s->text[1], strlen(s->text[1]), &result) ? 0 : result;
 }
 
+/* O_NONBLOCK: what is no namespace may be a FIFO, which shall not hold us up. */
+static long join(const char *path, uint64_t flag) {
+    long fd = RAW4(openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
+    long result = fd < 0 ? fd : RAW2(setns, fd, flag);
+    if (fd >= 0)
+        (void)RAW1(close, fd);
+    return result;
+}
+
 /* A time namespace is one's own from the next fork(2) on, and its offsets are fixed from the first process in it on: so it is
  * made, given its offsets, and then joined, which time_namespaces(7) lets a process do that has a single thread. */
 static long step_time_offsets(const struct step *s, struct step_room *unused) {
@@ -105,11 +114,7 @@ static long step_time_offsets(const struct step *s, struct step_room *unused) {
     long result = RAW1(unshare, CLONE_NEWTIME);
     if (result < 0 || !write_file("/proc/self/timens_offsets", s->text[0], strlen(s->text[0]), &result))
         return result;
-    long fd = RAW4(openat, AT_FDCWD, "/proc/self/ns/time_for_children", O_RDONLY | O_CLOEXEC, 0);
-    result = fd < 0 ? fd : RAW2(setns, fd, CLONE_NEWTIME);
-    if (fd >= 0)
-        (void)RAW1(close, fd);
-    return result;
+    return join("/proc/self/ns/time_for_children", CLONE_NEWTIME);
 }
 
 static uint64_t flag_of(const char *kind) { return namespace_flag((struct etf_slice){(const uint8_t *)kind, strlen(kind)}); }
@@ -123,11 +128,7 @@ static long step_unshare(const struct step *s, struct step_room *unused) {
 /* A namespace that has a name: what ip-netns(8) or `mount --bind` keeps. */
 static long step_setns(const struct step *s, struct step_room *unused) {
     (void)unused;
-    long fd = RAW4(openat, AT_FDCWD, s->text[1], O_RDONLY | O_CLOEXEC | O_NONBLOCK, 0);
-    long result = fd < 0 ? fd : RAW2(setns, fd, flag_of(s->text[0]));
-    if (fd >= 0)
-        (void)RAW1(close, fd);
-    return result;
+    return join(s->text[1], flag_of(s->text[0]));
 }
 
 /* A socket belongs to the network namespace that it is made in, whoever uses it. */
