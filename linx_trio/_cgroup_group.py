@@ -231,6 +231,7 @@ class _Creation(AbstractAsyncContextManager[Cgroup]):
         self._limits = limits
         self._group: Cgroup | None = None
         self._keeper: Keeper | None = None
+        self._will = 0
 
     @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Cgroup:
@@ -244,7 +245,7 @@ class _Creation(AbstractAsyncContextManager[Cgroup]):
             with trio.CancelScope(shield=True):
                 await destroy(group)
             raise
-        self._keeper.keep(os.fsencode(group.name))
+        self._will = self._keeper.keep(os.fsencode(group.name))
         return group
 
     @trio.lowlevel.enable_ki_protection
@@ -255,7 +256,7 @@ class _Creation(AbstractAsyncContextManager[Cgroup]):
         assert self._keeper is not None
         try:
             await destroy(self._group)
-            self._keeper.revoke()
+            self._keeper.revoke(self._will)
         except OSError as trouble:
             if exc is None:
                 raise
@@ -289,12 +290,7 @@ async def open_parent(parent: Any, wanted: Mapping[str, str] | None) -> files.Pl
     if parent is None:
         return await _cgroup_parent.find(wanted)
     place = parent.duplicate() if isinstance(parent, Cgroup) else files.open_place(path_of(parent))
-    try:
-        files.enable(place, wanted or {})
-    except BaseException:
-        os.close(place.fd)
-        raise
-    return place
+    return files.enabled(place, wanted)
 
 
 def path_of(name_or_path: Any) -> str:

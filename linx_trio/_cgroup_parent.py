@@ -44,13 +44,7 @@ async def find(wanted: Mapping[str, str] | None) -> files.Place:
         found = _first_that_fits(wanted)
     if found is None:
         _expect(wanted or {})
-    place = found or _usable_at_least()
-    try:
-        files.enable(place, wanted or {})
-    except BaseException:
-        os.close(place.fd)
-        raise
-    return place
+    return files.enabled(found or _usable_at_least(), wanted)
 
 
 def _expect(wanted: Mapping[str, str]) -> None:

@@ -24,17 +24,16 @@ class Keeper:
     def __init__(self, zygote: _agent.Zygote, channel: Channel) -> None:
         self._zygote: _agent.Zygote | None = zygote
         self._channel = channel
-        self._last = 0
 
     def keep(self, data: bytes) -> int:
         """A will: a netlink message, or the name of a cgroup. Returns what to `revoke` it by."""
-        self._last = number = next(_numbers)
+        number = next(_numbers)
         self._channel.send(m.will(number, data))
         return number
 
-    def revoke(self, number: int | None = None) -> None:
-        """That has been undone; `None`: the last one."""
-        self._channel.send(m.revoke(self._last if number is None else number))
+    def revoke(self, number: int) -> None:
+        """That has been undone."""
+        self._channel.send(m.revoke(number))
 
     def close(self) -> None:
         """The wills that are left are executed now."""

@@ -8,7 +8,7 @@ import sys
 from typing import Any, Protocol
 
 from linx_trio._fd import FdBag
-from linx_trio._netns import open_netlink
+from linx_trio._netns import is_file, open_netlink
 from linx_trio._target import check_target
 
 if sys.platform != "win32":
@@ -36,7 +36,7 @@ async def open_namespace(target: Any, bag: FdBag) -> int:
 
     Raises `SetupError`, `NotReady`, `NoProcess`; `OSError` (EINVAL) for a file that is none.
     """
-    if _is_file(target):
+    if is_file(target):
         return _checked(bag.open(os.fsdecode(target), os.O_RDONLY | os.O_NONBLOCK), target)
     with FdBag() as pins:
         pinned = check_target(target, ["net"], False).open(pins)
@@ -56,10 +56,6 @@ def namespace_of(sock: _HasFileno, bag: FdBag) -> int:
 def is_same(one: int, other: int) -> bool:
     """Whether two fds are of the same namespace."""
     return os.path.sameopenfile(one, other)
-
-
-def _is_file(target: Any) -> bool:
-    return isinstance(target, (str, bytes, os.PathLike)) and os.path.exists(target) and not os.path.isdir(target)
 
 
 def _checked(fd: int, target: Any) -> int:

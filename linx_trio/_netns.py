@@ -33,7 +33,7 @@ async def open_netlink(target: Any, protocol: int = 0) -> socket.socket:
             raise setup_error(exc.errno or errno.EIO, "netlink", f"netlink protocol {protocol}") from None
     if isinstance(target, Session) and target.state == "ready":
         return _socket(await target.open_netlink([], protocol), protocol)
-    if _is_file(target):
+    if is_file(target):
         path = os.fsdecode(target)
         async with spawn(["/"], cwd="/") as child:
             steps = [(("setns", b"net", os.fsencode(os.path.join(os.getcwd(), path))), path)]
@@ -42,7 +42,8 @@ async def open_netlink(target: Any, protocol: int = 0) -> socket.socket:
         return _socket(await child.open_netlink([], protocol), protocol)
 
 
-def _is_file(target: Any) -> bool:
+def is_file(target: Any) -> bool:
+    """Whether it is the path of a namespace's file, and not of a process' directory."""
     return isinstance(target, (str, bytes, os.PathLike)) and not os.path.isdir(target) and os.path.exists(target)
 
 
