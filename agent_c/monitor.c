@@ -24,6 +24,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "cgroup.h"
@@ -497,6 +498,8 @@ static void adopt_cgroup(struct monitor *m) {
 }
 
 static void take_request(struct monitor *m, struct etf_slice payload) {
+    if (!m->port)
+        (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0);
     if (!m->port && keeper_wanted(payload)) {
         keeper_run(&m->in, payload);
         m->phase = ENDED;

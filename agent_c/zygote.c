@@ -92,7 +92,7 @@ static void start_monitor(struct zygote *z, int session, uint64_t number) {
     }
     if (pid == 0) {
         (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
-        (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0);
+        (void)prctl(PR_SET_NAME, "linx-spare", 0, 0, 0); /* until it has a request */
         close_fd(&z->control);
         for (size_t i = 0; i < z->count; i++)
             close_fd(&z->entries[i].session);

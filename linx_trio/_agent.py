@@ -3,6 +3,10 @@
 One per Python process, shared by all threads and all `trio.run` calls. It is started at the first spawn, in the
 calling thread, because it inherits that thread's ids and namespaces; and again when they have changed
 (`Caller.identity`) or when it has died. Sessions that it started live on without it.
+
+Whoever spawns twice will spawn again: from the second session on a zygote has a *spare*, a monitor that waits for the
+next request, so that nobody waits for the zygote to wake up and fork. It is this process' as a session's monitor is: it
+ends when its socket is closed.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import trio
 from linx_trio._build_id import source_hash
 from linx_trio._caller import Caller
 from linx_trio._cause_programs import REINSTALL, agent_refused
+from linx_trio._channel import Channel, is_silent
 from linx_trio._fd import after_fork, socket_pair
 from linx_trio._hints import hint_for
 from linx_trio._machine import Machine
@@ -69,6 +74,8 @@ class Zygote:
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
+        self._is_used = False
+        self._spare: Channel | None = None
         self.control, theirs = socket_pair(socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -131,6 +138,33 @@ class Zygote:
                 "namespace, and the kernel built with CONFIG_PROC_CHILDREN",
             )
 
+    def take_spare(self) -> Channel | None:
+        """The channel of a monitor that waits for its request, the caller's from now on; `None` if there is none."""
+        with _lock:
+            spare, self._spare = self._spare, None
+        if spare is None or (spare.is_silent() and is_silent(self.control)):
+            return spare
+        spare.close()  # somebody has killed it, or us
+        return None
+
+    def prepare_spare(self) -> None:
+        """Has a monitor started for the session after this one, unless this one is the first. Never blocks or fails."""
+        with _lock:
+            if not self._is_used or self._retired or self._spare is not None:
+                self._is_used = True
+                return
+            with contextlib.suppress(
+                OSError
+            ):  # no fds left, or too many messages under way; or it is dead: others tell
+                spare = Channel()
+                try:
+                    self.hand_over(spare.peer, spare.number)
+                except OSError:
+                    spare.close()
+                    raise
+                spare.peer.close()
+                self._spare = spare
+
     def hand_over(self, session: socket.socket, number: int) -> None:
         """Has a monitor started for `session`, to be known by `number`. Raises `BlockingIOError` when too many wait,
         `BrokenPipeError` when it is dead.
@@ -159,7 +193,7 @@ class Zygote:
 
     def kill(self) -> int | None:
         """SIGKILL, reap, close. Returns the exit status as `subprocess` has it, where it can be known."""
-        self.control.close()
+        self.close()
         pid, self.pid = self.pid, 0  # its number is somebody else's, once it is reaped
         if pid == 0:
             return None
@@ -190,7 +224,14 @@ class Zygote:
 
     def _close_if_idle(self) -> None:
         if self._retired and self._users == 0:
-            self.control.close()
+            self.close()
+
+    def close(self) -> None:
+        """Lets it end, after its last session."""
+        self.control.close()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
 
     def close_after_fork(self) -> None:
         self.control.close()
@@ -341,7 +382,7 @@ def current() -> list[Zygote]:
 def _close_at_exit() -> None:
     """The end of the process would do; this spares the interpreter a warning about open sockets."""
     for zygote in _zygotes.values():
-        zygote.control.close()
+        zygote.close()
 
 
 def _forget_after_fork() -> None:

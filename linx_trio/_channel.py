@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import itertools
 import os
 import socket
 from collections.abc import Sequence
@@ -20,11 +21,28 @@ from linx_trio._fd import after_fork, socket_pair
 _READ_SIZE = 4096
 _FDS_AT_ONCE = 16
 
+_numbers = itertools.count(1)
+
+
+def is_silent(side: socket.socket) -> bool:
+    """Whether the far side is open, and nothing that it said waits to be read."""
+    try:
+        side.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
 
 class Channel:
-    """Owns this side's socket. `peer` is the agent's side until it has been handed over; the caller closes it."""
+    """Owns this side's socket. `peer` is the agent's side until it has been handed over; the caller closes it.
+
+    `number` is what the zygote knows it by.
+    """
 
     def __init__(self) -> None:
+        self.number = next(_numbers)
         self._socket, self.peer = socket_pair(socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._out = bytearray()
@@ -82,6 +100,10 @@ class Channel:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             return data, fds.tolist()
+
+    def is_silent(self) -> bool:
+        """Whether the far side is there, and has said nothing yet."""
+        return is_silent(self._socket)
 
     def close(self) -> None:
         """Closes both sides that are still ours; whoever waits on them is woken."""

@@ -54,7 +54,7 @@ async def start(kind: Literal["netlink", "cgroup"], fd: int) -> Keeper:
         channel = Channel()
         try:
             await congested(lambda: channel.send(m.keep(kind), [fd]))  # noqa: B023
-            await congested(lambda: zygote.hand_over(channel.peer, 0))  # noqa: B023
+            await congested(lambda: zygote.hand_over(channel.peer, channel.number))  # noqa: B023
         except BaseException as exc:
             channel.close()
             killed = isinstance(exc, (BrokenPipeError, ConnectionResetError, ConnectionRefusedError))

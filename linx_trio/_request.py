@@ -175,6 +175,16 @@ class _Steps:
         self.steps.append(m.optional(step) if given_up else step)
         self.origins.append((option, str(thing)))
 
+    def add_mounts(self, mounts: tuple[Sequence[m.Step], Sequence[tuple[str, str]]]) -> None:
+        """Steps that are all there, with their origins."""
+        steps, origins = mounts
+        if self._optional & {"root", "mounts"}:
+            for step, (option, thing) in zip(steps, origins, strict=True):
+                self.add(option, thing, step)
+        else:
+            self.steps += steps
+            self.origins += origins
+
     def add_all(self, option: str, steps: Iterable[m.Step], thing: object) -> None:
         for step in steps:
             self.add(option, thing, step)
@@ -232,8 +242,7 @@ def _early_steps(
     _limit_steps(workload, caller, baseline, found.add)
     _attribute_steps(found, workload)
     if workload.root is not None or workload.mounts:
-        for step, thing in _mount_steps(cast("Any", workload.root), cast("Any", workload.mounts)):
-            found.add("root" if step[0] in ("mount_root", "pivot_root") else "mounts", thing, step)
+        found.add_mounts(_mount_steps(cast("Any", workload.root), cast("Any", workload.mounts)))
 
 
 def _offsets(offsets: Mapping[str, float]) -> bytes:
@@ -246,11 +255,13 @@ def _offsets(offsets: Mapping[str, float]) -> bytes:
 
 
 @functools.lru_cache(maxsize=32)
-def _mount_steps(root: Any, entries: Any) -> Sequence[tuple[tuple[Any, ...], str]]:
-    """Remembered: a batch of sandboxes has the same ones, and what they are about is a text for each."""
+def _mount_steps(root: Any, entries: Any) -> tuple[Sequence[m.Step], Sequence[tuple[str, str]]]:
+    """And their origins. Remembered: a batch of sandboxes has the same ones, and they are many."""
     from linx_trio._mount_tree import steps_of
 
-    return steps_of(root, entries)
+    made = steps_of(root, entries)
+    origins = [("root" if step[0] in ("mount_root", "pivot_root") else "mounts", thing) for step, thing in made]
+    return [step for step, _ in made], origins
 
 
 def _says_propagation(workload: Workload) -> bool:

@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 from linx_trio import _seccomp_bpf as bpf
 from linx_trio._seccomp_filter import Machine, native, nearest
-from linx_trio._seccomp_make import chain
+from linx_trio._seccomp_make import by_number, chain
 from linx_trio.errors import NotSupported
-
-_OPTIMIZE_FROM = 32
-"""So many rules are better searched as a binary tree than one after the other."""
 
 _LOWEST_API = 3
 """The libseccomp API level with KILL_PROCESS and LOG, both of Linux 4.14."""
@@ -111,9 +108,8 @@ def compile_rules(default: int, rules: Iterable[Rule]) -> bytes:
     """The program: of other architectures and of x32 it kills the process.
 
     Where several rules match, the strictest wins, as among several filters in ``seccomp(2)``; where none does,
-    `default`. libseccomp by itself forgets the conditions of a syscall that has a rule without one, and merges several
-    conditions of a syscall so that some ranges are missed and others match too much (2.5.4). So a condition that has
-    company becomes a program of its own, and these are asked one after the other, the strictest first.
+    `default`. libseccomp makes the programs of single conditions only. It forgets those of a syscall that has a rule
+    without one, and merges several of a syscall so that some ranges are missed and others match too much (2.5.4).
     """
     wanted = sorted(set(rules), key=lambda rule: (_strictness(rule.action), rule))
     always: dict[int, int] = {}
@@ -124,13 +120,16 @@ def compile_rules(default: int, rules: Iterable[Rule]) -> bytes:
     for rule in wanted:
         if rule.comparisons and _is_stricter(rule.action, always.get(rule.number)):
             sometimes.setdefault(rule.number, []).append(rule)
-    alone = [found[0] for number, found in sometimes.items() if len(found) == 1 and number not in always]
-    base = [*(Rule(number, action) for number, action in always.items()), *alone]
-    program = _compile(default, [rule for rule in base if rule.action != default])
-    asked = [rule for found in sometimes.values() for rule in found if rule not in alone]
-    for rule in sorted(asked, key=lambda rule: _strictness(rule.action), reverse=True):
-        program = chain(_compile(_UNDECIDED, [rule]), program, _UNDECIDED)
-    return program
+    leaves = {}
+    for number in sorted({*always, *sometimes}):
+        if number < 0:
+            continue  # of other machines
+        program = bpf.encode([bpf.Instruction(bpf.Op.RET_K, 0, 0, always.get(number, default))])
+        for rule in sorted(sometimes.get(number, ()), key=lambda rule: _strictness(rule.action), reverse=True):
+            program = chain(_conditional(rule), program, _UNDECIDED)
+        leaves[number] = program
+    here = machine()
+    return by_number(here.token, leaves, default, x32=here.go == "amd64")
 
 
 _UNDECIDED = bpf.TRACE | bpf.DATA_MASK
@@ -151,14 +150,13 @@ def _strictness(action: int) -> int:
     return action - (1 << 32) if action >> 31 else action
 
 
-def _compile(default: int, rules: list[Rule]) -> bytes:
+@lru_cache(maxsize=256)
+def _conditional(rule: Rule) -> bytes:
+    """The rule's action where its conditions are true."""
     seccomp = library()
-    made = seccomp.SyscallFilter(default)
+    made = seccomp.SyscallFilter(_UNDECIDED)
     made.set_attr(seccomp.Attr.ACT_BADARCH, bpf.KILL_PROCESS)
-    if len(rules) > _OPTIMIZE_FROM:
-        made.set_attr(seccomp.Attr.CTL_OPTIMIZE, 2)
-    for rule in rules:
-        made.add_rule(rule.action, rule.number, *(seccomp.Arg(*comparison) for comparison in rule.comparisons))
+    made.add_rule(rule.action, rule.number, *(seccomp.Arg(*comparison) for comparison in rule.comparisons))
     with open(os.memfd_create("linx-seccomp", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
         made.export_bpf(file)
         file.seek(0)

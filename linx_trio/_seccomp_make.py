@@ -1,8 +1,8 @@
-"""Small BPF programs, and two programs made one: what libseccomp cannot do."""
+"""Small BPF programs, and several programs made one: what libseccomp cannot do, or not as fast."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from linx_trio import _seccomp_bpf as bpf
 from linx_trio._seccomp_bpf import Instruction, Op
@@ -21,6 +21,61 @@ def chain(first: bytes, second: bytes, undecided: int = bpf.ALLOW) -> bytes:
         if op == Op.RET_K and k == undecided:
             code[pc] = Instruction(Op.JA, 0, 0, len(code) - pc - 1)
     return bpf.encode([*code, Instruction(Op.LD_IMM, 0, 0, 0), Instruction(Op.TAX, 0, 0, 0)]) + second
+
+
+def by_number(arch: int, leaves: Mapping[int, bytes], default: int, *, x32: bool) -> bytes:
+    """One program: for each native syscall the one of its number, for the others the action `default`. Other
+    architectures are killed, and so is x32, where there is one.
+
+    A binary search among ranges of numbers that are treated alike. That matters at every syscall that the workload
+    makes, and when the program is installed: the kernel then tries all numbers, to see which are always allowed.
+    """
+    otherwise = _returning(default)
+    runs: list[tuple[int, list[Instruction]]] = [(0, otherwise)]
+    for number, program in sorted(leaves.items()):
+        code = bpf.decode(program)
+        if code[0].code not in (Op.RET_K, Op.LD_ABS):
+            code.insert(0, Instruction(Op.LD_IMM, 0, 0, 0))  # it finds its registers as it would alone
+        if runs[-1][0] == number:
+            runs.pop()
+        if not runs or runs[-1][1] != code:
+            runs.append((number, code))
+        if code != otherwise:
+            runs.append((number + 1, otherwise))
+    if x32:
+        runs += [
+            (bpf.X32_BIT, _returning(bpf.KILL_PROCESS)),
+            (0xFFFFFFFF, otherwise),
+        ]  # -1 is what ptrace(2) makes of any
+    tree = [Instruction(Op.LD_ABS, 0, 0, bpf.NUMBER * 4), *_search(runs)]
+    return bpf.encode(
+        [
+            Instruction(Op.LD_ABS, 0, 0, bpf.ARCHITECTURE * 4),
+            Instruction(Op.JEQ, 1, 0, arch),
+            *_returning(bpf.KILL_PROCESS),
+            *tree,
+        ]
+    )
+
+
+def _returning(action: int) -> list[Instruction]:
+    return [Instruction(Op.RET_K, 0, 0, action)]
+
+
+def _search(runs: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """Each run of numbers reaches to the next one's first."""
+    if len(runs) == 1:
+        return runs[0][1]
+    middle = len(runs) // 2
+    below, above = _search(runs[:middle]), _search(runs[middle:])
+    first = runs[middle][0]
+    if len(below) > _FARTHEST:
+        return [Instruction(Op.JGE, 0, 1, first), Instruction(Op.JA, 0, 0, len(below)), *below, *above]
+    return [Instruction(Op.JGE, len(below), 0, first), *below, *above]
+
+
+_FARTHEST = 255
+"""How far a conditional jump can lead."""
 
 
 def only_with(arch: int, nr: int, index: int, values: Collection[int], otherwise: int) -> bytes:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import logging
 import os
 import signal as _signal
@@ -75,9 +74,6 @@ _PATIENCE_SECONDS = 0.05
 _ZYGOTE_ATTEMPTS = 4
 
 
-_numbers = itertools.count(1)  # by which the zygotes know the sessions
-
-
 class PidFd(int):
     """A pidfd (``pidfd_open(2)``): an int that also has ``fileno()``, so that `enter` can tell it from a pid."""
 
@@ -121,7 +117,6 @@ class Session:
         self._kinds = workload.namespace_names | ((target and target.namespaces) or frozenset())
         self._quiet = quiet and workload.owner is None
         self._protocol = SessionProtocol()
-        self._number = next(_numbers)
         self._zygote: _agent.Zygote | None = None
         self._channel: Channel | None = None
         self._request: _request.Request | None = None
@@ -534,15 +529,18 @@ class Session:
             own_cgroup=os.fsencode(self.cgroup.name) if self.cgroup is not None and self._owns_cgroup() else None,
             quiet=self._quiet,
         )
-        self._channel = channel = Channel()
         frame = self._request.frame()
+        spare = zygote.take_spare()
+        self._channel = channel = spare or Channel()
         await congested(lambda: channel.send(frame, fds))
-        try:
-            await congested(lambda: zygote.hand_over(channel.peer, self._number))
-        except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-            _agent.discard(zygote)
-            raise _NeverRead from None
-        channel.peer.close()
+        if spare is None:
+            try:
+                await congested(lambda: zygote.hand_over(channel.peer, channel.number))
+            except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+                _agent.discard(zygote)
+                raise _NeverRead from None
+            channel.peer.close()
+        zygote.prepare_spare()
         self._reading = True
         if not self._in_person:
             self._read_in_background(channel)
@@ -880,8 +878,8 @@ class Session:
     def _kill_by_hand(self) -> None:
         """The monitor does not move (somebody stopped it?): have it killed, so that the zygote takes its session
         over; and the workload."""
-        if self._zygote is not None:
-            self._zygote.kill_monitor(self._number)
+        if self._zygote is not None and self._channel is not None:
+            self._zygote.kill_monitor(self._channel.number)
         self._kill_workload()
         if self._placement is not None:
             self._placement.kill()

@@ -135,10 +135,14 @@ class Workload:
     optional: Iterable[str] = frozenset()
 
     def __post_init__(self) -> None:
-        for field, check in CHECKS.items():
-            value = getattr(self, field)
+        self._check({field: getattr(self, field) for field in CHECKS})
+
+    def _check(self, given: Mapping[str, Any]) -> None:
+        """Checks these options, and what all of them are together."""
+        for field, value in given.items():
             if value is not _CHECKED.get(field, _CHECKED):  # most options are at their defaults
-                object.__setattr__(self, field, check(value, field))
+                value = CHECKS[field](value, field)
+            object.__setattr__(self, field, value)
         self._expand_stdio()
         self._add_namespaces()
         self._check_namespaces()
@@ -207,10 +211,17 @@ class Workload:
         return cast("frozenset[str]", self.optional)
 
     def replace(self, **changes: Any) -> Workload:
-        """The same workload with other options, validated again. Raises `TypeError` for an unknown one."""
+        """The same workload with other options, which are validated. Raises `TypeError` for an unknown one."""
         if changes.get("stdio") is not None:
             changes = {"stdin": INHERIT, "stdout": INHERIT, "stderr": INHERIT, **changes}
-        return dataclasses.replace(self, **changes)
+        if not changes.keys() <= CHECKS.keys():
+            return dataclasses.replace(self, **changes)  # which names it
+        copy = object.__new__(
+            type(self)
+        )  # not `dataclasses.replace`: what stays has been checked, and there is much of it
+        copy.__dict__.update(self.__dict__)
+        copy._check(changes)
+        return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For `pickle`: the plain form, which refuses by name what means nothing in another process."""
@@ -250,12 +261,14 @@ _PLAIN_FORMS = ("user", "limits", "capabilities", "seccomp")
 _CHECKED = {field.name: field.default for field in dataclasses.fields(Workload) if field.name != "argv"}
 """Defaults are as they are kept."""
 
+_PLAIN = Workload(("true",))
+
 
 def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
     """What the public functions take: argv and options, or a `Workload` and changes to it."""
     if isinstance(argv_or_workload, Workload):
         return argv_or_workload.replace(**options) if options else argv_or_workload
-    return Workload(argv_or_workload, **options)
+    return _PLAIN.replace(**options, argv=argv_or_workload)
 
 
 # ---- plain data ------------------------------------------------------------------------------------------------

@@ -207,6 +207,32 @@ def test_only_with_looks_at_the_low_half(index: int, values: list[int], low: int
         assert bpf.outcomes(program, bpf.words_of(UNUSED, ARCH ^ 1, arguments)) == {bpf.ALLOW}
 
 
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.integers(0, 40) | st.integers(0, 600), deciding(REFUSALS), max_size=6),
+    st.integers(0, 300),
+    st.booleans(),
+    st.lists(ARGUMENTS, min_size=1, max_size=3),
+)
+def test_each_number_has_its_program(leaves: dict[int, bytes], plain: int, x32: bool, inputs: list[list[int]]) -> None:
+    alike = dict.fromkeys(range(100, 100 + plain), bpf.encode([ALLOW]))  # also trees that no single jump crosses
+    single = {
+        number: bpf.encode([Instruction(bpf.Op.RET_K, 0, 0, bpf.ERRNO | number % 7)])
+        for number in range(700, 700 + plain)
+    }
+    program = _seccomp_make.by_number(ARCH, {**alike, **single, **leaves}, bpf.ERRNO | 38, x32=x32)
+    bpf.check(program)
+    edges = {0, 99, 100, 99 + plain, 100 + plain, 699, 700, 699 + plain, 700 + plain, 10**6, bpf.X32_BIT - 1, -1}
+    for number in edges | leaves.keys():
+        leaf = {**alike, **single, **leaves}.get(number)
+        for arguments in inputs:
+            words = bpf.words_of(number, ARCH, arguments)
+            assert bpf.outcomes(program, words) == ({bpf.ERRNO | 38} if leaf is None else bpf.outcomes(leaf, words))
+        assert bpf.outcomes(program, bpf.words_of(number, ARCH ^ 1)) == {bpf.KILL_PROCESS}
+    for number in (bpf.X32_BIT, bpf.X32_BIT | 1, 2**32 - 2):
+        assert bpf.outcomes(program, bpf.words_of(number, ARCH)) == {bpf.KILL_PROCESS if x32 else bpf.ERRNO | 38}
+
+
 def test_not_above_is_about_native_numbers() -> None:
     program = _seccomp_make.not_above(ARCH, 450, bpf.ERRNO | 38)
     bpf.check(program)

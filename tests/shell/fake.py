@@ -166,6 +166,12 @@ class FakeZygote:
         """Of the last session."""
         return self.agents[-1]
 
+    def take_spare(self) -> None:
+        """There is none."""
+
+    def prepare_spare(self) -> None:
+        """Never."""
+
     def hand_over(self, session: socket.socket, number: int = 0) -> None:
         self.asked += 1
         if self.refusals:
