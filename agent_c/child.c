@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "enter.h"
+#include "mounts.h"
 #include "namespaces.h"
 #include "privileges.h"
 #include "raw.h"
@@ -149,15 +150,20 @@ static int place_fds(const struct request *q, int control) {
 
 /* Up to the checkpoint or the end, or up to the first that is refused: its result, and its index. */
 static long run_steps(const struct request *q, size_t *i, struct step_room *room, int control) {
+    long result = 0;
+    room->umask = (mode_t)RAW1(umask, 0);
     for (; *i < q->step_count && q->steps[*i].kind != NULL; (*i)++) {
         const struct step *step = &q->steps[*i];
-        long result = step->kind->run(step, room);
+        result = step->kind->run(step, room);
         if (result < 0 && !step->optional)
-            return result;
+            break;
         if (result < 0)
             tell(control, CHILD_DEGRADED, -result, step->kind->stage, (int)*i);
+        result = 0;
     }
-    return 0;
+    mounts_forget(room);
+    (void)RAW1(umask, room->umask);
+    return result;
 }
 
 static void run_own_steps(const struct request *q, size_t from, struct step_room *room, int control) {
@@ -305,7 +311,7 @@ static _Noreturn void child_main(const struct request *q, int control) {
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
-    struct step_room room = {.terminal = -1, .root = -1, .opened = -1};
+    struct step_room room = {.terminal = -1, .root = -1, .empty_directory = -1, .null_device = -1, .opened = -1};
     if (early)
         run_own_steps(q, 0, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);

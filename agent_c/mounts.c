@@ -88,8 +88,6 @@ static long open_parent(const struct step_room *room, const char *path, const ch
         long next = open_below(room, prefix, O_PATH | O_DIRECTORY, 0);
         if (next == -ENOENT) {
             long made = RAW3(mkdirat, parent, prefix + (*name - path), 0755);
-            if (made >= 0) /* whatever the umask is */
-                (void)RAW3(fchmodat, parent, prefix + (*name - path), 0755);
             next = made < 0 && made != -EEXIST ? made : open_below(room, prefix, O_PATH | O_DIRECTORY, 0);
         }
         drop(parent);
@@ -111,14 +109,10 @@ static long open_mount_point(const struct step_room *room, const char *path, boo
         return parent;
     long made = directory ? RAW3(mkdirat, parent, name, 0755)
                           : RAW4(openat, parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
-    if (made >= 0)
-        (void)RAW3(fchmodat, parent, name, directory ? 0755 : 0644);
+    if (made >= 0 && directory)
+        made = RAW4(openat, parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
     drop(parent);
-    if (made < 0 && made != -EEXIST)
-        return made;
-    if (!directory)
-        drop(made);
-    return open_below(room, path, O_PATH, 0);
+    return made == -EEXIST ? open_below(room, path, O_PATH, 0) : made;
 }
 
 long mount_make_dir(const struct step *s, struct step_room *room) {
@@ -132,7 +126,7 @@ long mount_make_dir(const struct step *s, struct step_room *room) {
     if (parent < 0)
         return parent;
     long result = RAW3(mkdirat, parent, name, s->number[0]);
-    if (result >= 0) /* whatever the umask is */
+    if (result >= 0) /* all of it: mkdir(2) leaves bits out */
         result = RAW3(fchmodat, parent, name, s->number[0]);
     drop(parent);
     return result;
@@ -306,22 +300,49 @@ long mount_protect(const struct step *s, struct step_room *room) {
     return result;
 }
 
+static long new_cover(bool directory) {
+    static const struct step empty = {.text = {"tmpfs", "tmpfs", "", "size=4k,mode=555"}, .number = {HARMLESS}};
+    long cover = directory ? new_mount(&empty) : take_tree("/dev/null", false);
+    if (cover < 0 || directory)
+        return cover;
+    long result = set_attributes(cover, 1 | 2 | 8, 0, 0, false); /* all of HARMLESS but NODEV: it is a device */
+    if (result >= 0)
+        return cover;
+    drop(cover);
+    return result;
+}
+
+/* There are many of them as a rule, and one cover can be in several places. The first one is kept to be cloned once it is
+ * mounted; before that, older kernels would not. */
+static long put_cover(int *kept, bool directory, long place) {
+    bool first = *kept < 0;
+    long cover = first ? new_cover(directory) : RAW3(open_tree, *kept, "", TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH);
+    long result = cover < 0 ? cover : RAW5(move_mount, cover, "", place, "", FD_TO_FD);
+    if (first && result >= 0)
+        *kept = (int)cover;
+    else
+        drop(cover);
+    return result;
+}
+
 /* What is there is covered: a directory by an empty one, a file by the null device. */
 long mount_mask(const struct step *s, struct step_room *room) {
-    static const struct step empty = {.text = {"tmpfs", "tmpfs", "", "size=4k,mode=555"}, .number = {HARMLESS}};
     struct stat what;
     long place = open_below(room, s->text[0], O_PATH, 0);
     if (place < 0)
         return place == -ENOENT ? 0 : place;
     long result = RAW4(newfstatat, place, "", &what, AT_EMPTY_PATH);
-    long cover = result < 0 ? result : S_ISDIR(what.st_mode) ? new_mount(&empty) : take_tree("/dev/null", false);
-    if (cover >= 0 && !S_ISDIR(what.st_mode))
-        result = set_attributes(cover, 1 | 2 | 8, 0, 0, false); /* all of HARMLESS but NODEV: it is a device */
-    if (cover >= 0 && result >= 0)
-        return move_onto(cover, place);
-    drop(cover);
+    bool directory = S_ISDIR(what.st_mode);
+    if (result >= 0)
+        result = put_cover(directory ? &room->empty_directory : &room->null_device, directory, place);
     drop(place);
-    return result < 0 ? result : cover;
+    return result;
+}
+
+void mounts_forget(struct step_room *room) {
+    drop(room->empty_directory);
+    drop(room->null_device);
+    room->empty_directory = room->null_device = -1;
 }
 
 long mount_propagation(const struct step *s, struct step_room *room) {

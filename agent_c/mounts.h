@@ -25,4 +25,7 @@ long mount_make_file(const struct step *step, struct step_room *room);
 long mount_make_symlink(const struct step *step, struct step_room *room);
 long mount_pivot_root(const struct step *step, struct step_room *room);
 
+/* After the last step of several: what would keep a mount busy is let go. */
+void mounts_forget(struct step_room *room);
+
 #endif

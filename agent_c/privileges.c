@@ -19,10 +19,10 @@ static bool has(int64_t mask, int capability) { return (mask >> capability & 1) 
 long privileges_drop_bounding(const struct step *s, struct step_room *unused) {
     (void)unused;
     for (int i = 0; i < CAPABILITY_LIMIT; i++) {
-        if (!has(s->number[0], i) || RAW5(prctl, PR_CAPBSET_READ, i, 0, 0, 0) != 1)
+        if (!has(s->number[0], i))
             continue;
         long result = RAW5(prctl, PR_CAPBSET_DROP, i, 0, 0, 0);
-        if (result < 0)
+        if (result < 0 && RAW5(prctl, PR_CAPBSET_READ, i, 0, 0, 0) == 1)
             return result;
     }
     return 0;

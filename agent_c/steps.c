@@ -16,9 +16,9 @@
 #include "privileges.h"
 #include "raw.h"
 
-static long step_umask(const struct step *s, struct step_room *unused) {
-    (void)unused;
-    return RAW1(umask, s->number[0]) < 0;
+static long step_umask(const struct step *s, struct step_room *room) {
+    room->umask = (mode_t)s->number[0];
+    return 0;
 }
 
 static long step_nice(const struct step *s, struct step_room *unused) {

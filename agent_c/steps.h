@@ -24,7 +24,9 @@ struct step_room {
     ino_t dev_inode;
     int root;                /* the root that mount points are below, until it is pivoted into; -1: "/" */
     bool root_is_unbindable; /* until then, unless something else was asked for */
+    int empty_directory, null_device; /* mounts that mask something, or -1 */
     int opened;              /* for Python, or -1 */
+    mode_t umask;            /* the workload's; while steps are taken it is 0, and what they make has the mode that they say */
     struct kept_filter filters[FILTERS_LIMIT]; /* for seccomp(2), in the order in which they came */
     size_t filter_count;
 };
