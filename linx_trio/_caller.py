@@ -17,13 +17,6 @@ from linx_trio.errors import NotSupported
 if os.name == "posix":
     import resource
 
-_STATUS_FIELDS = tuple(
-    f"\n{name}:\t".encode()
-    for name in (
-        *("Umask", "Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"),
-        *("NoNewPrivs", "Seccomp", "Seccomp_filters", "Cpus_allowed"),
-    )
-)
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts")
 
 Limits = tuple[tuple[int, int], ...]
@@ -65,16 +58,22 @@ class Caller:
         return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
 
 
-def _status() -> list[bytes]:
-    """The fields of ``/proc/thread-self/status`` (``proc(5)``), found rather than parsed: this is done at every
-    spawn.
+def _status() -> tuple[bytes, bytes, bytes, bytes]:
+    """The umask, the ids, the groups, and all from capabilities to CPUs, out of ``/proc/thread-self/status``
+    (``proc(5)``): found rather than parsed, since this is done at every spawn.
     """
     text = read_file("/proc/thread-self/status")
-    values = []
-    for name in _STATUS_FIELDS:
-        start = text.find(name)
-        values.append(text[start + len(name) : text.find(b"\n", start + 1)] if start >= 0 else b"")
-    return values
+    umask = text.find(b"\nUmask:\t") + len(b"\nUmask:\t")
+    ids = text.find(b"\nUid:\t", umask)
+    after_ids = text.find(b"\nFDSize:\t", ids)
+    groups = text.find(b"\nGroups:\t", after_ids)
+    privileges = text.find(b"\nCapInh:\t", groups)
+    return (
+        text[umask : text.find(b"\n", umask)],
+        text[ids:after_ids],
+        text[groups : text.find(b"\n", groups + 1)],
+        text[privileges : text.find(b"\nCpus_allowed_list:", privileges)],
+    )
 
 
 def read_file(path: str) -> bytes:
