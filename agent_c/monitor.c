@@ -21,10 +21,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "cgroup.h"
@@ -50,6 +50,7 @@ struct monitor {
     struct outbox out;
     struct request request;
     bool port;
+    bool spare; /* has not heard a word yet; it may be kept for a session that is to come */
     int signals, control; /* signalfd; our end of the child's pair */
     enum phase phase;
     enum wish wish;
@@ -498,8 +499,6 @@ static void adopt_cgroup(struct monitor *m) {
 }
 
 static void take_request(struct monitor *m, struct etf_slice payload) {
-    if (!m->port)
-        (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0);
     if (!m->port && keeper_wanted(payload)) {
         keeper_run(&m->in, payload);
         m->phase = ENDED;
@@ -629,6 +628,10 @@ static bool obey(struct monitor *m, struct etf_slice payload) {
 static void hear_python(struct monitor *m) {
     struct etf_slice payload;
     inbox_fill(&m->in);
+    if (m->spare && m->in.end > 0) {
+        (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0);
+        m->spare = false;
+    }
     while (m->phase != ENDED && inbox_next(&m->in, &payload)) {
         if (m->phase == AWAITING)
             take_request(m, payload);
@@ -722,6 +725,7 @@ int monitor_run(int in, int out, int signals, bool port) {
                         .out = {.fd = out, .is_socket = !port, .passenger = -1}};
     m.signals = signals;
     m.port = port;
+    m.spare = !port;
     m.cgroup = m.cgroup_parent = -1;
     m.control = m.starter_pidfd = m.reaper_control = m.leader_pidfd = m.init_pidfd = -1;
     hear_python(&m); /* the request is there before we are */

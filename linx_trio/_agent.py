@@ -55,6 +55,9 @@ def agent_path() -> Path:
     return Path(override) if override else Path(__file__).parent / "_bin" / "linx-agent"
 
 
+SPARE = "linx-spare"
+"""The name of a monitor that has no session yet."""
+
 _ORDER = struct.Struct("=QQ")  # agent_c/zygote.c, struct order
 _ORDER_START, _ORDER_KILL = 1, 2
 
@@ -233,6 +236,11 @@ class Zygote:
             self._spare.close()
             self._spare = None
 
+    def filenos(self) -> set[int]:
+        """The fds that are open for its sake, and for its spare's."""
+        spare = self._spare
+        return {side.fileno() for side in (self.control, spare) if side is not None}
+
     def close_after_fork(self) -> None:
         self.control.close()
 
@@ -376,6 +384,11 @@ def current() -> list[Zygote]:
     """The zygotes that wait for sessions, the one used last at the end."""
     with _lock:
         return list(_zygotes.values())
+
+
+def kept_fds() -> set[int]:
+    """This process' fds that stay open between sessions."""
+    return {fd for zygote in current() for fd in zygote.filenos()}
 
 
 @atexit.register

@@ -101,6 +101,10 @@ class Channel:
                     fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             return data, fds.tolist()
 
+    def fileno(self) -> int:
+        """This side's fd; -1 once it is closed."""
+        return self._socket.fileno()
+
     def is_silent(self) -> bool:
         """Whether the far side is there, and has said nothing yet."""
         return is_silent(self._socket)

@@ -111,7 +111,7 @@ def _below(pid: int, table: Mapping[int, _Row], but: Iterable[int]) -> list[int]
     children: dict[int, list[int]] = {}
     for child, row in table.items():
         children.setdefault(row.parent, []).append(child)
-    found = [child for child in children.get(pid, ()) if child not in set(but)]
+    found = [child for child in children.get(pid, ()) if child not in set(but) and table[child].name != _agent.SPARE]
     for other in found:  # grows while it is walked
         found.extend(children.get(other, ()))
     return found
@@ -133,7 +133,7 @@ def _helpers() -> dict[object, object]:
 
 
 def _open_fds() -> dict[int, str]:
-    kept = {zygote.control.fileno() for zygote in _agent.current()} | set(_helpers().values())
+    kept = _agent.kept_fds() | set(_helpers().values())
     found = {}
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the directory's own

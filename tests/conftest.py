@@ -19,7 +19,8 @@ pytest_plugins = ["tests.plugins.allowed_skips"]
 
 @pytest.fixture(scope="session", autouse=True)
 def _zygote() -> None:
-    """Starts the zygote, which stays, before any test counts."""
+    """Starts the zygote, which stays, and its spare, before any test counts."""
+    linx.run_sync(["/bin/true"])
     linx.run_sync(["/bin/true"])
 
 
@@ -28,15 +29,15 @@ def _zygotes() -> set[int]:
 
 
 def _fds() -> Counter[str]:
-    """This process' open fds by kind, without the zygotes' sockets (a test may have replaced them)."""
-    controls = {zygote.control.fileno() for zygote in _agent.current()}
+    """This process' open fds by kind, without those for zygotes (a test may have replaced them)."""
+    kept = _agent.kept_fds()
     kinds: Counter[str] = Counter()
     for name in os.listdir("/proc/self/fd"):
         try:
             link = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # the directory's own
-        if int(name) not in controls:
+        if int(name) not in kept:
             kinds[link.split(":[")[0]] += 1
     return kinds
 

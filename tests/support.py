@@ -54,11 +54,15 @@ def name_of(pid: int) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """Its direct children, zombies included."""
+    """Its direct children, zombies included; of a zygote's, all that have something to do with a session."""
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+    if name_of(pid) != "linx-zygote":
+        return found
+    # The monitor that it has in spare, which has its zygote's name for a moment.
+    return [child for child in found if name_of(child) not in ("linx-spare", "linx-zygote")]
 
 
 def descendants_of(pid: int) -> list[int]:
