@@ -29,6 +29,7 @@ from tests.agent.programs.phases import (
     bomb_options,
     family,
     line_of,
+    lone_zygote,
     members,
     reach,
     script,
@@ -285,7 +286,7 @@ async def _continue(pid: int) -> None:
 
 async def test_a_session_that_never_began_is_aborted(nothing_is_left: str) -> None:
     """Everything is said before there is a monitor: the request, a proceed, and the end."""
-    agent = zygote()
+    agent = lone_zygote()
     await stop(agent)
     try:
         async with linx.spawn(family(*FAMILY), wait_ready=False) as s:

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 import linx_trio as linx
-from linx_trio import _agent
+from tests.agent.programs.phases import lone_zygote
 from tests.support import monitor_of
 
 ROOT = Path(__file__).parents[2]
@@ -62,7 +62,7 @@ def test_control_c_comes_out_bare() -> None:
 @pytest.mark.parametrize("verb", ["abort", "kill"])
 async def test_a_verb_before_there_is_anything(verb: str, tmp_path: Path) -> None:
     """The zygote stands still, so the verb lies behind the request when the monitor first looks."""
-    zygote = _agent.current()[-1].pid
+    zygote = lone_zygote()
     os.kill(zygote, signal.SIGSTOP)
     try:
         ran = tmp_path / "ran"

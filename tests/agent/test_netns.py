@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 import linx_trio as linx
+from linx_trio import _agent
 from linx_trio._netns import open_netlink
 from linx_trio._proto import messages as m
 from tests.agent.containers import container, parked_container
@@ -46,7 +47,7 @@ async def links_of(sock: socket.socket) -> list[int]:
 
 
 def fds() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
+    return set(os.listdir("/proc/self/fd")) - set(map(str, _agent.kept_fds()))
 
 
 async def test_of_our_own_namespace() -> None:

@@ -85,6 +85,13 @@ def zygote() -> int:
     return _agent.current()[-1].pid
 
 
+def lone_zygote() -> int:
+    """The same, without a spare: so it has to start the next session's monitor itself."""
+    if (spare := _agent.current()[-1].take_spare()) is not None:
+        spare.close()
+    return zygote()
+
+
 # ---- fork loops ------------------------------------------------------------------------------------------------------
 
 UNUSED_UID = 40000 + os.getpid() % 20000
