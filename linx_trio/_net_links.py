@@ -315,7 +315,8 @@ class Links(Owner):
             try:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 with trio.CancelScope(shield=True):
-                    moved = await self._move(found, namespace, name, owned, away)
+                    where = target._target if isinstance(target, Owner) else target
+                    moved = await self._move(found, where, namespace, name, owned, away)
             except BaseException:
                 if away is not None:
                     await self._keep_here(found, away)
@@ -324,13 +325,14 @@ class Links(Owner):
 
     @trio.lowlevel.enable_ki_protection
     async def _move(
-        self, found: Link, namespace: int, name: str | None, owned: str | None, away: Asking | None
+        self, found: Link, target: Any, namespace: int, name: str | None, owned: str | None, away: Asking | None
     ) -> Link:
         nsid = await self._nsid(namespace)
         if away is not None:
             tag = await self._tag(found.index, found.name)
             self._borrowed[tag] = _Borrowed(away, found.name, found.up)
         elif owned is not None:
+            await self._need_keeper(target)
             self._owned[owned].nsid = nsid
             self._bequeath(owned)  # already: if the kernel moves it, and then refuses to rename it
         attributes: list[tuple[str, Any]] = [("IFLA_NET_NS_FD", namespace)]

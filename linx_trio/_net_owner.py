@@ -10,7 +10,7 @@ What was moved away is deleted where it is, through the number that our namespac
 that is to come back is another matter: for its sake a socket in the other namespace is kept until the scope ends.
 
 If this process is killed, a keeper of the agent's deletes what the scope has made (`_keeper`): it has been told the
-messages to do so. Not so for a session's namespace: that ends with this process anyway.
+messages to do so. Not so for a link in a namespace of a session's own: that ends with this process anyway.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from linx_trio._fd import FdBag
 from linx_trio._keeper import Keeper
 from linx_trio._net_base import WITHOUT_STATISTICS, Asking, by_altname
 from linx_trio._net_objects import Link
-from linx_trio._net_targets import namespace_of
-from linx_trio._session import Session
+from linx_trio._net_targets import dies_with_us, namespace_of
 
 _FEW = 64
 
@@ -82,8 +81,7 @@ class Owner(Asking):
         """
         try:
             tag = await there._tag(link.index, link.name)
-            if self._keeper is None and not isinstance(self._target, Session):
-                self._keeper = await _keeper.start("netlink", self._rtnl.fileno())
+            await self._need_keeper(there._target)
             self._owned[tag] = _Owned(link.name, nsid)
             self._bequeath(tag)
         except BaseException:
@@ -93,6 +91,11 @@ class Owner(Asking):
         if len(self._owned) > self._many:
             await self._forget_the_gone()
         return dataclasses.replace(link, altnames=(*link.altnames, tag))
+
+    async def _need_keeper(self, target: Any) -> None:
+        """A link of this scope is, or is about to be, in that namespace."""
+        if self._keeper is None and not dies_with_us(target):
+            self._keeper = await _keeper.start("netlink", self._rtnl.fileno())
 
     def _bequeath(self, tag: str) -> None:
         """Tells the keeper where it is now."""

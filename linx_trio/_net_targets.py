@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from linx_trio._fd import FdBag
 from linx_trio._netns import is_file, open_netlink
+from linx_trio._session import Session
 from linx_trio._target import check_target
 
 if sys.platform != "win32":
@@ -51,6 +52,13 @@ async def open_namespace(target: Any, bag: FdBag) -> int:
 def namespace_of(sock: _HasFileno, bag: FdBag) -> int:
     """An fd of the network namespace that a socket belongs to (``SIOCGSKNS``). Needs CAP_NET_ADMIN in there."""
     return bag.adopt(fcntl.ioctl(sock.fileno(), _SIOCGSKNS))
+
+
+def dies_with_us(target: Any) -> bool:
+    """Whether the target's network namespace goes when this process is killed: a session's own one, fresh for it. One
+    that a session shares or has joined is somebody else's, who may stay.
+    """
+    return isinstance(target, Session) and "net" in target.workload.namespace_names
 
 
 def is_same(one: int, other: int) -> bool:

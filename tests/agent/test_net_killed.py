@@ -35,6 +35,40 @@ trio.run(main)
 """
 
 
+SHARED = """
+import sys, trio
+import linx_trio as linx
+async def main():
+    async with linx.enter(int(sys.argv[1]), ["sleep", "100000"], stdio=linx.DEVNULL) as s:
+        await s.proceed()
+        async with linx.net.open(s) as net:
+            await net.create_bridge("br0")
+            await net.create_bridge("kept", keep=True)
+            print("made", flush=True)
+            await trio.sleep_forever()
+trio.run(main)
+"""
+
+MOVED = """
+import sys, trio
+import linx_trio as linx
+async def main():
+    target = int(sys.argv[1])
+    async with linx.enter(target, ["sleep", "100000"], unshare={"net"}, stdio=linx.DEVNULL) as s:
+        await s.proceed()
+        async with linx.net.open(s) as net, linx.net.open(target) as there:
+            await net.create_bridge("br0")
+            await net.create("moved", "ifb")
+            await net.move_to_netns("moved", target)
+            await net.create("moved2", "ifb")
+            await net.move_to_netns("moved2", there)
+            await net.create("made", "ifb", netns=there)
+            print("made", flush=True)
+            await trio.sleep_forever()
+trio.run(main)
+"""
+
+
 @contextlib.contextmanager
 def python(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """Waited for at the end."""
@@ -62,3 +96,38 @@ async def test_nothing_is_left(signum: signal.Signals) -> None:
         with trio.fail_after(60):
             while await names(s) != {"lo", "kept", "br0"} or await names(g) != {"lo"}:
                 await trio.lowlevel.checkpoint()
+
+
+async def test_a_session_in_others_namespace_leaves_nothing_there() -> None:
+    """What it has joined goes on without it."""
+    async with namespace() as s:
+        await s.proceed()
+        with python([sys.executable, "-c", SHARED, str(s.host_pid)]) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"made\n"
+            assert await names(s) == {"lo", "br0", "kept"}
+            process.kill()
+        with trio.fail_after(60):
+            while await names(s) != {"lo", "kept"}:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_nothing_is_left_of_what_a_sessions_own_namespace_has_sent_to_others() -> None:
+    async with namespace() as s:
+        await s.proceed()
+        with python([sys.executable, "-c", MOVED, str(s.host_pid)]) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"made\n"
+            assert await names(s) == {"lo", "moved", "moved2", "made"}
+            process.kill()
+        with trio.fail_after(60):
+            while await names(s) != {"lo"}:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_there_is_no_keeper_for_what_goes_with_its_session() -> None:
+    async with namespace() as s, guest(s) as g, linx.net.open(s) as net:
+        await net.create_bridge("br0")
+        await net.create_macvlan("mv", await net.create_veth("v0", "v1"), netns=g)
+        await net.move_to_netns("v0", g)
+        assert net._keeper is None
