@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Interface: TypeAlias = "ipaddress.IPv4Interface | ipaddress.IPv6Interface"
@@ -83,7 +83,7 @@ def mac(value: Any, argument: str = "mac") -> str:
 def address(value: Any, argument: str = "address") -> Address:
     """Without a prefix."""
     if isinstance(value, (ipaddress.IPv4Interface, ipaddress.IPv6Interface)):
-        return value.ip
+        return _unscoped(value, value, argument).ip
     if isinstance(value, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
         return _unscoped(value, value, argument)
     if not isinstance(value, str):
@@ -104,8 +104,7 @@ def interface(value: Any, prefixlen: Any = None, argument: str = "address") -> I
         except ValueError:
             raise ValueError(f"{argument}={value!r} is no IPv4 or IPv6 address with a prefix") from None
     if isinstance(value, (ipaddress.IPv4Interface, ipaddress.IPv6Interface)) and prefixlen is None:
-        _unscoped(value.ip, given, argument)
-        return value
+        return _unscoped(value, given, argument)
     if isinstance(given, str) and "/" in given:
         raise ValueError(f"{argument}={given!r} has a prefix already, and prefixlen={prefixlen!r} is another")
     found = address(value, argument)
@@ -135,7 +134,11 @@ def same_family(one: Any, other: Any, names: str) -> None:
         raise ValueError(f"{names}: {one} is IPv{one.version} and {other} is IPv{other.version}")
 
 
-def _unscoped(found: Address, value: object, argument: str) -> Address:
+A = TypeVar("A", bound="Address | Interface")
+
+
+def _unscoped(found: A, value: object, argument: str) -> A:
+    """An interface, too, is asked itself: its `ip` has forgotten the scope."""
     if getattr(found, "scope_id", None) is not None:
         raise ValueError(f"{argument}={value!r}: say which link with link=, not with a scope behind '%'")
     return found

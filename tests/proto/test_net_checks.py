@@ -86,6 +86,31 @@ def test_addresses_with_prefixes(address: Any, data: st.DataObject) -> None:
     assert check.network(wanted.network) == wanted.network
 
 
+@given(st.ip_addresses(v=6), st.sampled_from(["1", "eth0", "lo"]), st.integers(0, 128))
+def test_scopes_are_refused_in_every_form(address: Any, scope: str, length: int) -> None:
+    """A scope would be dropped on its way to the kernel: the link is another argument."""
+    scoped, prefixed = f"{address}%{scope}", f"{address}%{scope}/{length}"
+    network = ipaddress.ip_interface(f"{address}/{length}").network
+    for call, value in (
+        (check.address, scoped),
+        (check.address, ipaddress.ip_address(scoped)),
+        (check.address, ipaddress.ip_interface(prefixed)),
+        (check.interface, scoped),
+        (check.interface, prefixed),
+        (check.interface, ipaddress.ip_address(scoped)),
+        (check.interface, ipaddress.ip_interface(prefixed)),
+        (lambda value, argument: check.interface(value, length, argument), scoped),
+        (lambda value, argument: check.interface(value, length, argument), ipaddress.ip_interface(prefixed)),
+        (check.network, f"{network.network_address}%{scope}/{length}"),
+        (check.network, ipaddress.ip_network(f"{network.network_address}%{scope}/{length}")),
+        (check.network, ipaddress.ip_address(scoped)),
+        (check.network, ipaddress.ip_interface(f"{scoped}/128")),
+    ):
+        with pytest.raises(ValueError, match=r"say which link with link=") as caught:
+            call(value, argument="here")
+        assert str(caught.value).startswith(f"here={value!r}: ")
+
+
 @pytest.mark.parametrize(
     ("call", "text"),
     [
