@@ -23,7 +23,7 @@ from linx_trio._net import Net
 from linx_trio._net_links import LinkLike
 from linx_trio._run import Completed, run_inside
 from linx_trio._session import Session
-from linx_trio._target import as_entering, check_target
+from linx_trio._target import as_entering, check_joins_all, check_target
 from linx_trio._together import Kept
 from linx_trio._workload import Workload
 from linx_trio.errors import CalledProcessError
@@ -67,9 +67,7 @@ class Switch(Node):
 
 def entering(argv_or_workload: Any, options: Any) -> Workload:
     """What is to run on a host, in the host's namespaces. Raises `TypeError`, `ValueError`."""
-    own = options.get("namespaces") or getattr(argv_or_workload, "namespaces", None)
-    if own:
-        raise ValueError(f"namespaces={own!r}: what runs on a host is in the host's own")
+    check_joins_all(argv_or_workload, options, "what runs on a host is in the host's own")
     return as_entering(argv_or_workload, options, frozenset())
 
 

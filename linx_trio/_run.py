@@ -31,7 +31,7 @@ from linx_trio._options import (
     StdioSpec,
 )
 from linx_trio._session import Session
-from linx_trio._target import Target, as_entering, check_target, check_unshare
+from linx_trio._target import Target, as_entering, check_joins_all, check_target, check_unshare
 from linx_trio._workload import Workload, as_workload
 from linx_trio.errors import CalledProcessError, LinxError
 
@@ -272,6 +272,9 @@ async def run_inside(
 
     `among`: gets the session before it starts.
     """
+    check_joins_all(
+        argv_or_workload, cast("Mapping[str, Any]", options), "it joins all of the target's; see linx.enter"
+    )
     pipes_allowed = task_status is not trio.TASK_STATUS_IGNORED
     entering = as_entering(argv_or_workload, cast("Mapping[str, Any]", options), check_unshare(unshare))
     workload, feed = _prepare(entering, stdin, capture_stdout, capture_stderr, {}, pipes_allowed)

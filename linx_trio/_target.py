@@ -139,6 +139,13 @@ def check_unshare(kinds: Iterable[Any]) -> frozenset[str]:
     return fresh
 
 
+def check_joins_all(argv_or_workload: Any, options: Mapping[str, Any], where: str) -> None:
+    """For what joins all namespaces of its target: raises `ValueError` if it asks for some."""
+    own = getattr(argv_or_workload, "namespaces", None)
+    if own or "namespaces" in options:
+        raise ValueError(f"namespaces={options.get('namespaces', own)!r}: {where}")
+
+
 def as_entering(argv_or_workload: Any, options: Mapping[str, Any], fresh: frozenset[str]) -> Workload:
     """What `enter` was given, with `fresh` as its only namespaces: those that it joins are nothing of its own."""
     base = argv_or_workload if isinstance(argv_or_workload, Workload) else None
@@ -151,7 +158,7 @@ def as_entering(argv_or_workload: Any, options: Mapping[str, Any], fresh: frozen
             )
     if base is not None:
         return base.replace(namespaces=fresh, **options)
-    return Workload(argv_or_workload, **{**options, "namespaces": fresh})
+    return Workload(argv_or_workload, namespaces=fresh, **options)
 
 
 _NEED_FRESH = {

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 import linx_trio as linx
+from linx_trio._run import run_inside
 from tests.agent.containers import KINDS, below, container, is_untouched, parked_container
 from tests.agent.probes import as_somebody, opened, proc
 from tests.agent.programs.phases import argv_for
@@ -220,6 +221,19 @@ def test_a_workload_with_a_hostname_is_refused() -> None:
     workload = linx.Workload(["true"], namespaces={"uts"}, hostname="box")
     with pytest.raises(ValueError, match=r"hostname='box'.*the target's"):
         linx.enter(NOBODY, workload)
+
+
+@pytest.mark.parametrize("given", [["true"], linx.Workload(["true"])], ids=["argv", "workload"])
+@pytest.mark.parametrize("kinds", [{"net"}, {"pid", "mount"}, (), None])
+async def test_what_joins_all_has_no_choice(given: Any, kinds: Any) -> None:
+    """`Service.run_inside` and `Netns.run`: they say so, and do not leave out what was asked for."""
+    with pytest.raises(ValueError, match=r"namespaces=.*joins all of the target's"):
+        await run_inside(NOBODY, given, namespaces=kinds)  # type: ignore[call-arg]
+
+
+async def test_a_workload_that_asks_for_namespaces_is_not_run_inside() -> None:
+    with pytest.raises(ValueError, match=r"namespaces=.*'uts'.*joins all of the target's"):
+        await run_inside(NOBODY, linx.Workload(["true"], namespaces={"uts"}))
 
 
 def test_its_signature_says_what_there_is() -> None:

@@ -244,6 +244,11 @@ def lab() -> tuple[Lab, Host, Host, Switch]:
             lambda lab: lab["a"].spawn(["x"], namespaces={"net"}),
             "namespaces={'net'}: what runs on a host is in the host's",
         ),
+        (lambda lab: lab["a"].spawn(["x"], namespaces=()), "namespaces=(): what runs on a host is in the host's"),
+        (
+            lambda lab: lab["a"].spawn(linx.Workload(["x"]), namespaces=()),
+            "namespaces=(): what runs on a host is in the host's",
+        ),
         (
             lambda lab: lab["a"].spawn(linx.Workload(["x"], namespaces={"pid"})),
             "what runs on a host is in the host's own",
