@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -54,15 +55,25 @@ def name_of(pid: int) -> str:
 
 
 def children_of(pid: int) -> list[int]:
-    """Its direct children, zombies included; of a zygote's, all that have something to do with a session."""
-    try:
-        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """Its direct children, zombies included, whichever of its threads has started them, the main thread's first; of a
+    zygote's, all that have something to do with a session.
+    """
+    found = []
+    for thread in sorted(_threads_of(pid), key=lambda tid: (tid != pid, tid)):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+    found = list(dict.fromkeys(found))  # a thread that ends meanwhile leaves its own to another one
     if name_of(pid) != "linx-zygote":
         return found
     # The monitor that it has in spare, which has its zygote's name for a moment.
     return [child for child in found if name_of(child) not in ("linx-spare", "linx-zygote")]
+
+
+def _threads_of(pid: int) -> list[int]:
+    try:
+        return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def descendants_of(pid: int) -> list[int]:
