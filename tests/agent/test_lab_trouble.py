@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,19 @@ class AtStep(trio.abc.Instrument):
 
 
 @contextlib.contextmanager
-def cancelled_at(step: int) -> Any:
-    with trio.CancelScope() as scope:
-        counter = AtStep(step, scope.cancel)
-        trio.lowlevel.add_instrument(counter)
-        try:
-            yield counter
-        finally:
-            trio.lowlevel.remove_instrument(counter)
+def at_step(step: int, act: Callable[[], object]) -> Iterator[AtStep]:
+    counter = AtStep(step, act)
+    trio.lowlevel.add_instrument(counter)
+    try:
+        yield counter
+    finally:
+        trio.lowlevel.remove_instrument(counter)
+
+
+@contextlib.contextmanager
+def cancelled_at(step: int) -> Iterator[AtStep]:
+    with trio.CancelScope() as scope, at_step(step, scope.cancel) as counter:
+        yield counter
 
 
 def declared(lab: Lab) -> tuple[Host, Host, Switch]:
@@ -77,8 +82,7 @@ async def check_declared(a: Host, r: Host) -> None:
 async def steps_of(action: Callable[[], Awaitable[object]]) -> int:
     with cancelled_at(-1) as counter:
         await action()
-    found: int = counter.steps
-    return found
+    return counter.steps
 
 
 async def test_a_start_that_is_cancelled_anywhere_can_be_gone_on_with() -> None:
@@ -337,6 +341,37 @@ async def test_many_tasks_that_all_need_it() -> None:
             nursery.start_soon(declare)
         assert results == [True] * 15
         assert {found.name for found in await a.net.links()} == {"lo", "eth0", "eth1", "eth2", "eth3"}
+
+
+async def test_declared_at_any_moment_of_the_making() -> None:
+    """What comes too late for this start is made by the next one, all of it."""
+    async with Lab() as lab:
+        declared(lab)
+        steps = await steps_of(lab.start)
+    too_late = 0
+    for step in random.Random(10).sample(range(1, steps // 2), 12):  # the number of steps differs from time to time
+        async with Lab() as lab:
+            a, r, s = declared(lab)
+
+            def more(lab: Lab = lab, a: Host = a, r: Host = r, s: Switch = s) -> None:
+                c = lab.host("c", SLEEP, stdio=linx.DEVNULL)
+                lab.link(c, s, address="10.0.0.3/24")
+                lab.link(a, r, address="10.2.0.1/24", peer_address="10.2.0.2/24")
+
+            with at_step(step, more):
+                await lab.start()
+            await check_declared(a, r)
+            c = lab["c"]
+            assert isinstance(c, Host)
+            too_late += c._net is None
+            await lab.start()
+            assert c.session is not None
+            assert c.session.state == "running"
+            for host, link, own in ((c, "eth0", "10.0.0.3/24"), (a, "eth2", "10.2.0.1/24"), (r, "eth2", "10.2.0.2/24")):
+                assert own in {str(address.interface) for address in await host.net.addresses(link)}
+                assert (await host.net.link(link)).state == "up"
+            await check_declared(a, r)
+    assert too_late > 3
 
 
 @contextlib.asynccontextmanager
