@@ -1,11 +1,11 @@
-"""What the tests of every lane share: waiting for conditions, and looking at processes from outside."""
+"""What the tests of every lane share: waiting for conditions, cancelling at any moment, looking at processes."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -31,6 +31,26 @@ async def eventually_async(condition: Callable[[], object], what: str, seconds: 
     while not condition():
         assert time.monotonic() < deadline, f"not so after {seconds} s: {what}"
         await trio.sleep(0.005)
+
+
+@asynccontextmanager
+async def cancelled_after(turns: int) -> AsyncIterator[trio.CancelScope]:
+    """The block is cancelled when trio has gone round so often, if it has not ended by then; whether that was so is
+    the scope's `cancelled_caught`.
+    """
+
+    async def cancel_then() -> None:
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    with trio.CancelScope() as scope:
+        if turns < 1:
+            scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cancel_then)
+            yield scope
+            nursery.cancel_scope.cancel()
 
 
 def stat_of(pid: int) -> list[str] | None:

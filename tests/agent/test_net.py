@@ -17,6 +17,7 @@ import trio
 import linx_trio as linx
 from linx_trio.net import Address, Neighbour, Qdisc
 from tests.agent.networks import guest, ip, names, namespace, network, run_in, tc
+from tests.support import cancelled_after
 
 A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 
@@ -573,18 +574,9 @@ async def test_a_long_list_that_is_cut_short() -> None:
             await net.add_route(f"10.{number // 256}.{number % 256}.0/24", type="blackhole")
         net._rtnl._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # so that it does not run far ahead
         cut = 0
-        for steps in range(12):
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-
-                    async def later(steps: int = steps, scope: trio.CancelScope = scope) -> None:
-                        for _ in range(steps):
-                            await trio.lowlevel.checkpoint()
-                        scope.cancel()
-
-                    nursery.start_soon(later)
-                    await net.routes(family=4)
-                    nursery.cancel_scope.cancel()
+        for turns in range(12):
+            async with cancelled_after(turns) as scope:
+                await net.routes(family=4)
             cut += scope.cancelled_caught
             assert len(await net.routes(family=4)) == count
         assert cut > 1

@@ -18,6 +18,7 @@ from linx_trio._netlink_frames import Frame
 from linx_trio._rtnl import Rtnl
 from linx_trio.net import Net
 from tests.agent.networks import guest, ip, names, namespace, run_in
+from tests.support import cancelled_after
 
 
 async def test_a_scope_takes_its_links_along() -> None:
@@ -283,19 +284,9 @@ async def test_cancelled_at_every_await(step: str, monkeypatch: pytest.MonkeyPat
 
 async def test_cancelled_while_a_namespace_is_opened() -> None:
     async with namespace() as s:
-        for steps in range(30):
-            with trio.CancelScope() as scope:
-                async with trio.open_nursery() as nursery:
-
-                    async def later(steps: int = steps, scope: trio.CancelScope = scope) -> None:
-                        for _ in range(steps):
-                            await trio.lowlevel.checkpoint()
-                        scope.cancel()
-
-                    nursery.start_soon(later)
-                    async with linx.net.open(s) as net:
-                        assert await net.links()
-                    nursery.cancel_scope.cancel()
+        for turns in range(30):
+            async with cancelled_after(turns), linx.net.open(s) as net:
+                assert await net.links()
         assert s.state == "ready"
     gc.collect()
 

@@ -19,7 +19,7 @@ import trio.lowlevel
 import linx_trio as linx
 from tests.agent.people import Person, attached, person
 from tests.agent.terminals import read_to_end
-from tests.support import DEADLINE, eventually, eventually_async, exists, monitor_of, with_token
+from tests.support import DEADLINE, cancelled_after, eventually, eventually_async, exists, monitor_of, with_token
 
 __all__ = ["person"]  # a fixture
 
@@ -270,18 +270,12 @@ async def test_cancelled_at_any_time(turns: int) -> None:
     """What comes out is the cancellation itself."""
     raised: list[BaseException] = []
 
-    async def supervises() -> None:
+    async with cancelled_after(turns):
         try:
             await linx.supervise([linx.ChildSpec(SLEEP, id=id) for id in "abc"], on_checkpoint=nothing)
         except BaseException as exc:
             raised.append(exc)
             raise
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervises)
-        for _ in range(turns):
-            await trio.lowlevel.checkpoint()
-        nursery.cancel_scope.cancel()
     assert [type(exc) for exc in raised] == [trio.Cancelled]
 
 

@@ -39,6 +39,7 @@ from tests.shell.fake import (
     honest,
     stream_of,
 )
+from tests.support import cancelled_after
 
 Play = Callable[[Script], FakeZygote]
 
@@ -677,22 +678,10 @@ async def test_cancelling_at_every_step(
 ) -> None:
     """After so many steps of the scheduler, until it makes no difference any more."""
     play(kind(phase))
-    for steps in range(0, 24, 1 if kind is ends_when_told else 3):
-        async with trio.open_nursery() as nursery:
-            done = False
-
-            async def user(scope: trio.CancelScope) -> None:
-                nonlocal done
-                with scope:
-                    await uses_all(wait_ready)
-                done = scope.cancelled_caught
-
-            scope = trio.CancelScope()
-            nursery.start_soon(user, scope)
-            for _ in range(steps):
-                await trio.lowlevel.checkpoint()
-            scope.cancel()
-        assert done
+    for turns in range(0, 24, 1 if kind is ends_when_told else 3):
+        async with cancelled_after(turns) as scope:
+            await uses_all(wait_ready)
+        assert scope.cancelled_caught
 
 
 @pytest.mark.usefixtures("impatient")

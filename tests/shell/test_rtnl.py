@@ -21,6 +21,7 @@ import trio.testing
 import linx_trio
 from linx_trio import _netlink_frames as f
 from linx_trio._rtnl import DUMP_ATTEMPTS, Rtnl
+from tests.support import cancelled_after
 
 GETLINK = 18
 DUMP = f.DUMP
@@ -190,19 +191,10 @@ async def test_cancelled_at_any_moment_it_stays_in_step(pair: Pair) -> None:
     async def ask(number: int, slow: bool) -> None:
         nonlocal answered, cancelled
         question = b"%d" % number
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-
-                async def later() -> None:
-                    for _ in range(random_number.randrange(8)):
-                        await trio.lowlevel.checkpoint()
-                    scope.cancel()
-
-                nursery.start_soon(later)
-                answer = await rtnl.request(GETLINK, random_number.choice([0, DUMP]), question, slow=slow)
-                assert {part.payload for part in answer} <= {question}
-                answered += 1
-                nursery.cancel_scope.cancel()
+        async with cancelled_after(random_number.randrange(8)) as scope:
+            answer = await rtnl.request(GETLINK, random_number.choice([0, DUMP]), question, slow=slow)
+            assert {part.payload for part in answer} <= {question}
+            answered += 1
         cancelled += scope.cancelled_caught
 
     async with trio.open_nursery() as nursery:

@@ -18,6 +18,7 @@ import linx_trio as linx
 from linx_trio import _agent
 from linx_trio._proto import messages as m
 from tests.shell.fake import NOBODY, PARKED, SPAWNED, STARTED, USAGE, FakeAgent, FakeZygote
+from tests.support import cancelled_after
 
 ENOENT = m.Refusal(errno.ENOENT, "execve", -1)
 EXIT = m.Exit(0)
@@ -774,20 +775,12 @@ async def test_cancelled_after_any_number_of_turns(stage: Stage, turns: int, clo
     specs = [child("a", ready=a_while), child("b"), child("c", ready=a_while)]
     raised: list[BaseException] = []
 
-    async def supervises() -> None:
-        with scope:
-            try:
-                await linx.supervise(specs, on_checkpoint=a_while, backoff=0, max_restarts=math.inf)
-            except BaseException as exc:
-                raised.append(exc)
-                raise
-
-    scope = trio.CancelScope()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(supervises)
-        for _ in range(turns):
-            await trio.lowlevel.checkpoint()
-        scope.cancel()
+    async with cancelled_after(turns):
+        try:
+            await linx.supervise(specs, on_checkpoint=a_while, backoff=0, max_restarts=math.inf)
+        except BaseException as exc:
+            raised.append(exc)
+            raise
     assert [type(exc) for exc in raised] == [trio.Cancelled]
     assert stage.alive == set()
     log = stage.happened().replace("0", "").split()
