@@ -5,13 +5,15 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import random
+import sys
 import termios
 import tty
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import pytest
 import trio
@@ -26,6 +28,8 @@ from tests.support import DEADLINE
 AnyPty = TypeVar("AnyPty", bound=PtyStream)
 
 SIZE = WindowSize(24, 80)
+N_TTY_BUFFER = 4095
+"""Bytes that the kernel keeps for a terminal's reader (``N_TTY_BUF_SIZE``, less one); others wait before that."""
 MEGABYTES = 4 << 20
 """More than all the buffers of a terminal together, many times over."""
 
@@ -43,25 +47,32 @@ async def two_ends() -> tuple[PtyStream, trio.lowlevel.FdStream]:
     return ours, trio.lowlevel.FdStream(slave)
 
 
-async def fill(stream: PtyStream | trio.lowlevel.FdStream) -> None:
-    """Until it has room for nothing. The kernel carries bytes on in its own time, which makes room again."""
-    while True:
-        with trio.move_on_after(0.1):
-            await stream.wait_send_all_might_not_block()
-        try:
-            os.write(stream.fileno(), bytes(4096))
-        except BlockingIOError:
-            return
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                os.write(stream.fileno(), bytes(4096))
+AnyEnd: TypeAlias = "PtyStream | trio.lowlevel.FdStream"
+
+
+async def fill(stream: AnyEnd, other: AnyEnd) -> None:
+    """Until it has room for nothing. The kernel carries bytes on to the other end in its own time, on a busy machine
+    much later, which makes room again; until there is no place over there.
+    """
+    is_full = False
+    with trio.fail_after(DEADLINE):
+        while not is_full:
+            is_full = to_be_read(other) >= N_TTY_BUFFER
+            with contextlib.suppress(BlockingIOError):
+                while os.write(stream.fileno(), bytes(4096)):
+                    is_full = False
+            await trio.sleep(0.001)
+
+
+def to_be_read(end: AnyEnd) -> int:
+    return int.from_bytes(fcntl.ioctl(end.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 async def full_ends() -> tuple[PtyStream, trio.lowlevel.FdStream]:
     """Neither direction has room."""
     ours, theirs = await two_ends()
-    await fill(ours)
-    await fill(theirs)
+    await fill(ours, theirs)
+    await fill(theirs, ours)
     return ours, theirs
 
 
@@ -179,8 +190,8 @@ async def test_reading_and_writing_at_the_same_time() -> None:
 
 @pytest.mark.parametrize("what", ["receive_some", "send_all", "wait_send_all_might_not_block"])
 async def test_closing_while_another_task_waits(what: str) -> None:
-    async with terminal() as (ours, _theirs), trio.open_nursery() as nursery:
-        await fill(ours)
+    async with terminal() as (ours, theirs), trio.open_nursery() as nursery:
+        await fill(ours, theirs)
         arguments = (b"x",) if what == "send_all" else ()
 
         async def waits() -> None:
@@ -280,7 +291,7 @@ async def test_the_end_of_the_file_is_believed_when_it_is_said_twice(monkeypatch
 async def test_sending_to_nobody() -> None:
     """The kernel takes the bytes until its buffer is full, and then poll(2) says that there is room, for ever."""
     async with terminal() as (ours, theirs):
-        await fill(ours)
+        await fill(ours, theirs)
         await theirs.aclose()
         with trio.fail_after(DEADLINE):
             for data in (b"x", bytes(MEGABYTES)):
