@@ -205,6 +205,7 @@ class PtyStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             self._check_open()
             await trio.lowlevel.wait_writable(self._fd)
+            self._check_open()  # another task may have closed it between the kernel's waking us and now
 
     async def send_eof(self) -> None:
         """Types the terminal's end-of-file character (``VEOF``, ``termios(3)``; usually ``^D``). A program that reads

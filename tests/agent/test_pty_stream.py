@@ -12,7 +12,7 @@ import random
 import sys
 import termios
 import tty
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias, TypeVar
 
 import pytest
@@ -201,6 +201,43 @@ async def test_closing_while_another_task_waits(what: str) -> None:
         nursery.start_soon(waits)
         await trio.testing.wait_all_tasks_blocked()
         await ours.aclose()
+
+
+class Before(trio.abc.Instrument):
+    """Does something just before the next step of a task."""
+
+    def __init__(self, task: trio.lowlevel.Task, act: Callable[[], object]) -> None:
+        self.task, self.act = task, act
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self.task:
+            trio.lowlevel.remove_instrument(self)
+            self.act()
+
+
+@pytest.mark.parametrize("what", ["receive_some", "send_all", "wait_send_all_might_not_block"])
+async def test_closing_after_the_kernel_has_woken_another_task(what: str) -> None:
+    """It has data, or room, and was about to go on."""
+    async with terminal() as (ours, theirs), trio.open_nursery() as nursery:
+        if what != "receive_some":
+            await fill(ours, theirs)
+        arguments = (b"x",) if what == "send_all" else ()
+        tasks = []
+
+        async def waits() -> None:
+            tasks.append(trio.lowlevel.current_task())
+            with pytest.raises(trio.ClosedResourceError):
+                await getattr(ours, what)(*arguments)
+
+        nursery.start_soon(waits)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(Before(tasks[0], ours.close))
+        if what == "receive_some":
+            await theirs.send_all(b"x")
+        else:
+            while ours.fileno() >= 0:
+                await theirs.receive_some()
+    assert ours.fileno() == -1
 
 
 async def test_once_closed() -> None:
