@@ -70,6 +70,30 @@ def test_every_feature_and_every_cause_is_explained() -> None:
     assert [name for name in sorted(named) if f"`{name}`" not in causes] == []
 
 
+def test_no_page_is_an_island() -> None:
+    """The README has them all; and each leads to another one, and is found from another one."""
+    links = {page.name: set(re.findall(r"\]\((?:docs/)?([a-z-]+\.md)", page.read_text())) for page in PAGES}
+    readme = links.pop("README.md")
+    assert links.keys() - readme == set()
+    assert [page for page in links if not links[page] - {page}] == [], "they lead nowhere"
+    found = {other for page in links for other in links[page] - {page}}
+    assert links.keys() - found == set(), "nobody leads there"
+
+
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+
+def _anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in HEADING.findall(page.read_text())}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_anchors_are_headings(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([a-z/-]*(?:\.md)?)#([^)]+)\)", page.read_text()):
+        assert anchor in _anchors(page.parent / target if target else page), f"{target}#{anchor}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
