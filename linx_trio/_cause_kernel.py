@@ -13,7 +13,7 @@ from linx_trio.errors import Hint
 
 DELEGATE = (
     "have it delegated: run under 'systemd-run --user --scope -p Delegate=yes', or let root chown the directory, its "
-    "cgroup.procs and cgroup.subtree_control"
+    "cgroup.procs and cgroup.subtree_control (Cgroup.delegate); or pass one that is as cgroup="
 )
 
 
@@ -39,12 +39,19 @@ def no_cgroup_v2(machine: Machine) -> Hint | None:
 
 def controller_missing(machine: Machine, controller: str) -> Hint:
     """Why a cgroup has not this controller to give."""
+    hierarchy, enabled = machine.controller(controller) or ("0", True)
+    if not enabled:
+        return Hint(
+            "controller-disabled",
+            f"the controller {controller} was switched off at boot (cgroup_disable=)",
+            "boot without that",
+        )
     where = machine.v1_controllers().get(controller)
-    if where is not None:
+    if where is not None or hierarchy != "0":  # the latter also where its mount is not to be seen, as in containers
         return Hint(
             "controller-on-v1",
-            f"the controller {controller} is bound to cgroup v1 ({where})",
-            f"boot with cgroup_no_v1={controller} or systemd.unified_cgroup_hierarchy=1",
+            f"the controller {controller} is bound to cgroup v1 ({where or 'on this machine'})",
+            "boot with cgroup_no_v1=all, or under systemd with systemd.unified_cgroup_hierarchy=1",
         )
     return Hint(
         "controller-not-delegated",

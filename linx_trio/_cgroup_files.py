@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from linx_trio import _cgroups
+from linx_trio._cause_kernel import controller_missing, no_cgroup_v2, not_delegated
 from linx_trio._cgroup_stats import names
 from linx_trio._fd import clear_of_stdio
+from linx_trio._machine import Machine
 from linx_trio.errors import SetupError, setup_error
 
 READ_LIMIT = 1 << 20
@@ -35,13 +37,7 @@ def mounted() -> list[str]:
 
 def own() -> str | None:
     """The directory of this process' own cgroup; `None` where no mount reaches it."""
-    path = _cgroups.path_of(_read_whole("/proc/thread-self/cgroup"))
-    if path is None:
-        return None
-    for directory in _cgroups.directories_of(path, _read_whole("/proc/thread-self/mountinfo")):
-        if os.path.isdir(directory):
-            return os.fsdecode(directory)
-    return None
+    return Machine().own_cgroup()
 
 
 def _read_whole(path: str) -> bytes:
@@ -73,7 +69,7 @@ def _top_of(fd: int, path: str) -> str:
         if numbers == b"%d:%d" % (os.major(device), os.minor(device)) and is_below(path, os.fsdecode(mount_point))
     ]
     if not found:
-        where = f"v2 is mounted at {mounts[0][0].decode(errors='replace')}" if mounts else _NOT_MOUNTED
+        where = f"v2 is mounted at {mounts[0][0].decode(errors='replace')}" if mounts else nowhere()
         raise setup_error(errno.EINVAL, "cgroup", path, f"that is no cgroup of the version 2 hierarchy: {where}")
     return max(found, key=len)
 
@@ -196,7 +192,7 @@ def obtain(place: Place, wanted: Mapping[str, str]) -> None:
     above = os.path.dirname(place.path)
     if place.path == place.top or not is_below(above, place.top):
         name, thing = next(iter(absent.items()))
-        raise setup_error(errno.ENOENT, "cgroup", thing, why_absent(name))
+        raise setup_error(errno.ENOENT, "cgroup", thing, controller_missing(Machine(), name))
     upper = open_place(above)
     try:
         enable(upper, absent)
@@ -204,40 +200,17 @@ def obtain(place: Place, wanted: Mapping[str, str]) -> None:
         os.close(upper.fd)
 
 
-def why_absent(controller: str) -> str:
-    """Why the hierarchy does not have it, by ``/proc/cgroups``."""
-    for line in _read_whole("/proc/cgroups").decode(errors="replace").splitlines():
-        fields = line.split()
-        if len(fields) != 4 or fields[0] != ("blkio" if controller == "io" else controller):
-            continue
-        if fields[3] == "0":
-            return f"the {controller} controller was switched off at boot: cgroup_disable={fields[0]}"
-        if fields[1] != "0":
-            return (
-                f"the {controller} controller is bound to cgroup v1 on this machine: boot it with cgroup_no_v1=all, "
-                "or under systemd with systemd.unified_cgroup_hierarchy=1"
-            )
-    return (
-        f"there is no {controller} controller: it has not been delegated to this part of the hierarchy (a container, a "
-        "systemd unit without Delegate=), or this kernel is built without it"
-    )
-
-
 # ---- why not ---------------------------------------------------------------------------------------------------------
 
-_NOT_MOUNTED = "none is mounted here: mount -t cgroup2 none /sys/fs/cgroup"
-NOT_DELEGATED = (
-    "this group is not yours to change: be root, run below a group that was delegated to you "
-    "(systemd-run --user --scope -p Delegate=yes …; Cgroup.delegate), or pass one as cgroup="
-)
-_READ_ONLY = (
-    "the hierarchy is mounted read-only, as in most containers: give the container its own, writable "
-    "(docker run --privileged --cgroupns=private, podman run --security-opt unmask=/sys/fs/cgroup)"
-)
 _INTERNAL = (
     "a group cannot have both processes and controllers for its children (cgroups(7), no internal processes): move the "
     "processes of this group into one below it first, or pass another one as cgroup="
 )
+
+
+def nowhere() -> str:
+    """Why this process' own group is not to be found."""
+    return no_cgroup_v2(Machine()) or "no mount of cgroup v2 reaches this process' own group"
 
 
 def refused(number: int | None, path: str, file: str | None, value: bytes = b"") -> SetupError:
@@ -255,12 +228,10 @@ def no_place(number: int, path: str) -> SetupError:
 
 def _hint(number: int, path: str, file: str | None, value: bytes) -> str | None:
     match number, file:
-        case errno.EROFS, _:
-            return _READ_ONLY
         case ((errno.EACCES | errno.EPERM), "cgroup.procs"):
             return "moving a process needs write permission on cgroup.procs, there and in the nearest common ancestor"
-        case ((errno.EACCES | errno.EPERM), _):
-            return NOT_DELEGATED
+        case ((errno.EACCES | errno.EPERM | errno.EROFS), _):
+            return not_delegated(path, number)
         case errno.EBUSY, "cgroup.subtree_control":
             return _INTERNAL
         case errno.EBUSY, "cgroup.procs":

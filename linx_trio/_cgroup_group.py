@@ -300,7 +300,7 @@ def path_of(name_or_path: Any) -> str:
         return name
     home = _cgroup_parent.home()
     if home is None:
-        raise setup_error(errno.ENOENT, "cgroup", name, "no mount of cgroup v2 reaches this process' own group")
+        raise setup_error(errno.ENOENT, "cgroup", name, files.nowhere())
     return f"{home.rstrip('/')}/{name}"
 
 

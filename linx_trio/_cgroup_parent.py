@@ -19,7 +19,9 @@ import trio
 
 from linx_trio import _cgroup_files as files
 from linx_trio import _systemd
+from linx_trio._cause_kernel import controller_missing, not_delegated
 from linx_trio._cgroup_stats import names
+from linx_trio._machine import Machine
 from linx_trio.errors import SetupError, setup_error
 
 LEAF = "linx.self"
@@ -40,7 +42,9 @@ async def find(wanted: Mapping[str, str] | None) -> files.Place:
         try:
             await trio.to_thread.run_sync(_systemd.start_scope, os.getpid())
         except OSError as exc:
-            raise setup_error(errno.EACCES, "cgroup", files.own(), f"{exc}; {files.NOT_DELEGATED}") from None
+            own = files.own()
+            hint = f"{exc}; {not_delegated(own or 'its own cgroup', errno.EACCES)}"
+            raise setup_error(errno.EACCES, "cgroup", own, hint) from None
         found = _first_that_fits(wanted)
     if found is None:
         _expect(wanted or {})
@@ -57,7 +61,7 @@ def _expect(wanted: Mapping[str, str]) -> None:
             os.close(place.fd)
         absent = [name for name in wanted if name not in available]
         if absent:
-            raise setup_error(errno.ENOENT, "cgroup", wanted[absent[0]], files.why_absent(absent[0]))
+            raise setup_error(errno.ENOENT, "cgroup", wanted[absent[0]], controller_missing(Machine(), absent[0]))
 
 
 def home() -> str | None:
@@ -101,7 +105,7 @@ def _usable_at_least() -> files.Place:
         denied = denied or files.refused(errno.EROFS if read_only else errno.EACCES, path, None)
     if denied is not None:
         raise denied
-    raise setup_error(errno.ENOENT, "cgroup", "cgroup2", "no mount of cgroup v2 reaches this process' own group")
+    raise setup_error(errno.ENOENT, "cgroup", "cgroup2", files.nowhere())
 
 
 def _fits(place: files.Place, wanted: Mapping[str, str] | None) -> bool:

@@ -184,6 +184,14 @@ class Machine:
         """Whether it is mounted somewhere."""
         return any(entry.fstype == "cgroup2" for entry in self.mounts())
 
+    def controller(self, name: str) -> tuple[str, bool] | None:
+        """Its row of ``/proc/cgroups``: the number of its hierarchy, ``"0"`` for v2's; whether it is switched on."""
+        for line in self._lines("/proc/cgroups"):
+            row = line.split()
+            if len(row) == 4 and _RENAMED.get(row[0], row[0]) == name:
+                return row[1], row[3] != "0"
+        return None
+
     def v1_controllers(self) -> dict[str, str]:
         """Controllers that are bound to a hierarchy of v1, and where it is mounted."""
         return {

@@ -23,6 +23,7 @@ import linx_trio as linx
 from linx_trio import _agent, _cgroup_end, _cgroup_group
 from linx_trio import _cgroup_files as files
 from linx_trio.cgroup import Cgroup, Events
+from linx_trio.errors import Hint
 from tests.privileged.groups import MOUNTS, is_there, needs_v2, subtree_control
 from tests.privileged.groups import as_before as as_before
 from tests.support import DEADLINE, descendants_of, eventually_async
@@ -395,6 +396,8 @@ async def test_a_controller_that_is_bound_to_v1() -> None:
                 limit()
             assert isinstance(refused.value, linx.SetupError)
             assert (refused.value.stage, refused.value.filename) == ("cgroup", f"{group.path}/{file}")
+            assert isinstance(refused.value.hint, Hint)
+            assert refused.value.hint.cause == "controller-on-v1"
             assert "bound to cgroup v1" in str(refused.value.hint)
             assert "cgroup_no_v1=all" in str(refused.value.hint)
 

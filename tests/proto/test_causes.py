@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import linx_trio as linx
 from linx_trio import _cause_kernel as kernel
+from linx_trio import _cgroup_files
 from linx_trio._cause_rights import user_namespaces_refused
 from linx_trio._causes import Refusal, recognise
 from linx_trio._hints import hint_for
@@ -284,12 +285,50 @@ def test_controllers(made: Make) -> None:
     assert kernel.controller_missing(machine, "pids").cause == "controller-not-delegated"
 
 
+CONTROLLERS = """#subsys_name\thierarchy\tnum_cgroups\tenabled
+cpu\t0\t7\t1
+blkio\t3\t7\t1
+memory\t0\t7\t0
+"""
+
+
+@pytest.mark.parametrize(
+    ("controller", "cause", "words"),
+    [
+        ("cpu", "controller-not-delegated", "do not pass the controller cpu on"),
+        ("io", "controller-on-v1", "the controller io is bound to cgroup v1 (on this machine)"),
+        ("memory", "controller-disabled", "the controller memory was switched off at boot"),
+        ("pids", "controller-not-delegated", "or the kernel lacks it"),
+    ],
+)
+def test_controllers_whose_mounts_are_not_to_be_seen(made: Make, controller: str, cause: str, words: str) -> None:
+    found = kernel.controller_missing(made({"proc/cgroups": CONTROLLERS}), controller)
+    assert found.cause == cause
+    assert words in found
+
+
 @pytest.mark.parametrize(
     ("number", "expected"),
     [(errno.EACCES, "cgroup-not-delegated"), (errno.EROFS, "cgroup-read-only"), (errno.ENOSPC, "cgroup")],
 )
 def test_groups_that_cannot_be_made(number: int, expected: str) -> None:
     assert kernel.not_delegated("/sys/fs/cgroup/x", number).cause == expected
+
+
+@pytest.mark.parametrize(
+    ("number", "file", "expected"),
+    [
+        (errno.EACCES, None, "cgroup-not-delegated"),
+        (errno.EPERM, "memory.max", "cgroup-not-delegated"),
+        (errno.EROFS, "cgroup.procs", "cgroup-read-only"),
+        (errno.EROFS, None, "cgroup-read-only"),
+    ],
+)
+def test_errors_of_groups_have_the_probes_causes(number: int, file: str | None, expected: str) -> None:
+    hint = _cgroup_files.refused(number, "/sys/fs/cgroup/x", file).hint
+    assert isinstance(hint, Hint)
+    assert hint.cause == expected
+    assert "/sys/fs/cgroup/x" in hint.why
 
 
 @pytest.mark.parametrize(
