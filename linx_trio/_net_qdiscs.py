@@ -14,6 +14,8 @@ from linx_trio import _net_read as read
 from linx_trio import _net_units as units
 from linx_trio import _netlink_frames as f
 from linx_trio import _netlink_messages as nl
+from linx_trio._cause_kernel import kernel_module
+from linx_trio._machine import Machine
 from linx_trio._net_base import NEW, Asking, shown
 from linx_trio._net_links import LinkLike
 from linx_trio._net_objects import Qdisc
@@ -186,7 +188,8 @@ class Qdiscs(Asking):
                 raise
             text = f"{os.strerror(errno.EOPNOTSUPP)}: {str(exc.strerror).partition(': ')[2]}"
             lacking = OSError(errno.EOPNOTSUPP, text, f"{kind} on {shown(link)}")
-            lacking.add_note(f"hint: this kernel has no {kind!r}, or not its module (sch_{kind})")
+            module = "sch_ingress" if ingress else f"sch_{kind}"
+            lacking.add_note(f"hint: {kernel_module(Machine(), module, f'CONFIG_NET_{module.upper()}')}")
             raise lacking from None
 
     async def del_qdisc(self, link: LinkLike, *, parent: str = "root") -> None:

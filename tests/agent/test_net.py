@@ -15,6 +15,8 @@ import pytest
 import trio
 
 import linx_trio as linx
+from linx_trio._cause_kernel import kernel_module
+from linx_trio._machine import Machine
 from linx_trio.net import Address, Neighbour, Qdisc
 from tests.agent.networks import guest, ip, names, namespace, network, run_in, tc
 from tests.support import cancelled_after
@@ -299,7 +301,8 @@ async def test_a_discipline_that_this_kernel_has_or_lacks() -> None:
         if lacking is not None:
             assert lacking.errno == errno.EOPNOTSUPP
             assert "Specified qdisc kind is unknown: 'netem on br0'" in str(lacking)
-            assert lacking.__notes__ == ["hint: this kernel has no 'netem', or not its module (sch_netem)"]
+            hint = kernel_module(Machine(), "sch_netem", "CONFIG_NET_SCH_NETEM")
+            assert lacking.__notes__ == [f"hint: {hint}"], "as the probe says it"
             return
         (shown,) = await tc(s, "qdisc", "show", "dev", "br0")
         found = shown["options"]
