@@ -24,17 +24,6 @@ _FDS_AT_ONCE = 16
 _numbers = itertools.count(1)
 
 
-def is_silent(side: socket.socket) -> bool:
-    """Whether the far side is open, and nothing that it said waits to be read."""
-    try:
-        side.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
-
-
 class Channel:
     """Owns this side's socket. `peer` is the agent's side until it has been handed over; the caller closes it.
 
@@ -106,8 +95,14 @@ class Channel:
         return self._socket.fileno()
 
     def is_silent(self) -> bool:
-        """Whether the far side is there, and has said nothing yet."""
-        return is_silent(self._socket)
+        """Whether the far side is there, and nothing that it said waits to be read."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def close(self) -> None:
         """Closes both sides that are still ours; whoever waits on them is woken."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, cast
 
 import trio
@@ -78,7 +79,7 @@ def _namespaces(value: Any, name: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def _env(value: Any, name: str) -> dict[str, str] | None:
+def _env(value: Any, name: str) -> Mapping[str, str] | None:
     if value is None:
         return None
     if not isinstance(value, Mapping):
@@ -89,7 +90,7 @@ def _env(value: Any, name: str) -> dict[str, str] | None:
         if not variable or "=" in variable:
             raise ValueError(f"{name} has a variable whose name is empty or contains '=': {key!r}")
         checked[variable] = _text(item, f"{name}[{key!r}]")
-    return checked
+    return MappingProxyType(checked)
 
 
 def _cwd(value: Any, name: str) -> str | None:
@@ -203,7 +204,7 @@ def _groups(value: Any, name: str) -> tuple[int, ...]:
     return groups
 
 
-def _rlimits(value: Any, name: str) -> dict[str, tuple[int, int]]:
+def _rlimits(value: Any, name: str) -> Mapping[str, tuple[int, int]]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping like {{'nofile': (soft, hard)}}, not {value!r}")
     checked = {}
@@ -216,7 +217,7 @@ def _rlimits(value: Any, name: str) -> dict[str, tuple[int, int]]:
         if hard != -1 and (soft == -1 or soft > hard):
             raise ValueError(f"{name}[{limit!r}]: the soft limit {soft} is above the hard limit {hard}")
         checked[limit] = (soft, hard)
-    return checked
+    return MappingProxyType(checked)
 
 
 def _hostname(value: Any, name: str) -> str:
@@ -265,7 +266,7 @@ def _cpu_affinity(value: Any, name: str) -> frozenset[int]:
     return numbers
 
 
-def _sysctls(value: Any, name: str) -> dict[str, str]:
+def _sysctls(value: Any, name: str) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping like {{'net.ipv4.ip_forward': 1}}, not {value!r}")
     checked = {}
@@ -274,7 +275,7 @@ def _sysctls(value: Any, name: str) -> dict[str, str]:
         if isinstance(setting, bool) or not isinstance(setting, (str, int)):
             raise TypeError(f"{name}[{key!r}] must be a str or an int, not {setting!r}")
         checked[path] = _text(str(setting), f"{name}[{key!r}]")
-    return checked
+    return MappingProxyType(checked)
 
 
 def _sysctl_path(key: str, name: str) -> str:
@@ -288,7 +289,7 @@ def _sysctl_path(key: str, name: str) -> str:
     return path
 
 
-def _time_offsets(value: Any, name: str) -> dict[str, float]:
+def _time_offsets(value: Any, name: str) -> Mapping[str, float]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping like {{'boottime': 3600}}, not {value!r}")
     for clock, seconds in value.items():
@@ -298,7 +299,7 @@ def _time_offsets(value: Any, name: str) -> dict[str, float]:
             raise TypeError(f"{name}[{clock!r}] must be a number of seconds, not {seconds!r}")
         if not abs(seconds) < 2**33:  # some 272 years; the kernel takes half of that (KTIME_MAX / 2)
             raise ValueError(f"{name}[{clock!r}] must be less than 2**33 seconds, not {seconds!r}")
-    return dict(value)
+    return MappingProxyType(dict(value))
 
 
 _IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")

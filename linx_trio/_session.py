@@ -529,7 +529,7 @@ class Session:
             own_cgroup=os.fsencode(self.cgroup.name) if self.cgroup is not None and self._owns_cgroup() else None,
             quiet=self._quiet,
         )
-        frame = self._request.frame()
+        frame = self._request.frame
         spare = zygote.take_spare()
         self._channel = channel = spare or Channel()
         await congested(lambda: channel.send(frame, fds))

@@ -7,6 +7,7 @@ value.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +18,7 @@ from linx_trio._checks import CHECKS, sysctl_namespace
 from linx_trio._options import (
     DEFAULT_ORPHAN_POLICY,
     DEFAULT_SHUTDOWN,
+    DEVNULL,
     INHERIT,
     LINGER,
     Argument,
@@ -220,8 +222,17 @@ class Workload:
             type(self)
         )  # not `dataclasses.replace`: what stays has been checked, and there is much of it
         copy.__dict__.update(self.__dict__)
+        copy.__dict__.pop("to_be_run", None)
         copy._check(changes)
         return copy
+
+    @functools.cached_property
+    def to_be_run(self) -> Workload:
+        """The same as `linx_trio.run` starts it by default: nobody looks at the checkpoint, and there is no input."""
+        changes: dict[str, Any] = {"auto_proceed": True}
+        if self.stdin is INHERIT and self.stdio is None:
+            changes["stdin"] = DEVNULL
+        return self.replace(**changes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For `pickle`: the plain form, which refuses by name what means nothing in another process."""
@@ -271,6 +282,12 @@ def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
     return _PLAIN.replace(**options, argv=argv_or_workload)
 
 
+@functools.lru_cache(maxsize=64)
+def plain_to_be_run(argv: tuple[str, ...]) -> Workload:
+    """`Workload.to_be_run` of what has no options. Remembered: the same few programs are run again and again."""
+    return Workload(argv).to_be_run
+
+
 # ---- plain data ------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +315,7 @@ def _to_plain(name: str, value: Any) -> Any:
                     f"pass_fds={value!r}: an fd means nothing elsewhere, so this workload has no plain form"
                 )
             return list(value)
-        case dict():
+        case Mapping():
             return {key: list(item) if isinstance(item, tuple) else item for key, item in value.items()}
         case None | bool() | str():
             return value
