@@ -42,27 +42,31 @@ class Caller:
     @staticmethod
     def now() -> Caller:
         """Reads it. Raises `NotSupported` where ``/proc`` is not mounted."""
-        umask, *privileges = _status()
         root = os.stat("/")
-        identity = (
-            tuple(privileges),
-            tuple(map(os.readlink, _namespace_links())),
-            (root.st_dev, root.st_ino),
-            os.getsid(0),
-            os.sched_getscheduler(0),
-            os.sched_getparam(0).sched_priority,
-            read_file("/proc/thread-self/oom_score_adj"),
-            read_file("/proc/thread-self/cgroup"),
-        )
+        thread = _open("/proc/thread-self", os.O_PATH)
+        try:
+            umask, *privileges = _status(thread)
+            identity = (
+                tuple(privileges),
+                tuple([os.readlink(link, dir_fd=thread) for link in _namespace_links()]),
+                (root.st_dev, root.st_ino),
+                os.getsid(0),
+                os.sched_getscheduler(0),
+                os.sched_getparam(0).sched_priority,
+                read_file("oom_score_adj", thread),
+                read_file("cgroup", thread),
+            )
+        finally:
+            os.close(thread)
         limits = tuple(map(resource.getrlimit, range(16)))
         return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
 
 
-def _status() -> tuple[bytes, bytes, bytes, bytes]:
+def _status(thread: int) -> tuple[bytes, bytes, bytes, bytes]:
     """The umask, the ids, the groups, and all from capabilities to CPUs, out of ``/proc/thread-self/status``
     (``proc(5)``): found rather than parsed, since this is done at every spawn.
     """
-    text = read_file("/proc/thread-self/status")
+    text = read_file("status", thread)
     umask = text.find(b"\nUmask:\t") + len(b"\nUmask:\t")
     ids = text.find(b"\nUid:\t", umask)
     after_ids = text.find(b"\nFDSize:\t", ids)
@@ -76,12 +80,16 @@ def _status() -> tuple[bytes, bytes, bytes, bytes]:
     )
 
 
-def read_file(path: str) -> bytes:
-    """A small file of /proc. Raises `NotSupported` where that is not mounted."""
+def _open(path: str, flags: int, directory: int | None = None) -> int:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(path, flags | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
+
+
+def read_file(path: str, directory: int | None = None) -> bytes:
+    """A small file of /proc. Raises `NotSupported` where that is not mounted."""
+    fd = _open(path, os.O_RDONLY, directory)
     try:
         return os.read(fd, 16384)
     finally:
@@ -91,5 +99,5 @@ def read_file(path: str) -> bytes:
 @functools.cache
 def _namespace_links() -> tuple[str, ...]:
     """Those of the kinds that this kernel has."""
-    links = (f"/proc/thread-self/ns/{name}" for name in _NAMESPACES)
-    return tuple(link for link in links if os.path.lexists(link))
+    links = (f"ns/{name}" for name in _NAMESPACES)
+    return tuple(link for link in links if os.path.lexists(f"/proc/thread-self/{link}"))
