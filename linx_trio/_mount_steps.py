@@ -59,7 +59,7 @@ class Entry:
         return values
 
     def __repr__(self) -> str:
-        shown = (f"{name}={_shown(value)}" for name, value in self._values().items())
+        shown = (f"{name}={_shown(name, value)}" for name, value in self._values().items())
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,8 +83,10 @@ class Entry:
                 truth(value, f"{name}: {field.name}")
 
 
-def _shown(value: Any) -> str:
-    """Contents belong into no log."""
+def _shown(name: str, value: Any) -> str:
+    """Contents belong into no log; a mode is read in octal."""
+    if name == "mode" and isinstance(value, int):
+        return f"{value:#05o}"
     return f"<{len(value)} bytes>" if isinstance(value, bytes) else repr(value)
 
 

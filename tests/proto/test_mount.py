@@ -111,6 +111,8 @@ def test_what_is_shown() -> None:
     assert repr(Bind(b"/usr", Path("/mnt"), True)) == "Bind(src='/usr', dst='/mnt', readonly=True)"
     assert repr(File("/etc/secret", "hunter2")) == "File(dst='/etc/secret', data=<7 bytes>)"
     assert repr(Proc()) == "Proc()"
+    assert repr(Tmpfs("/tmp", mode=0o1777)) == "Tmpfs(dst='/tmp', mode=0o1777)"
+    assert repr(Dir("/d", 0o7)) == "Dir(dst='/d', mode=0o007)"
 
 
 @given(st.binary(max_size=50), st.integers(0, 0o7777))
