@@ -172,7 +172,11 @@ JOINED = together(
 ROOT = together(
     click.option("-R", "--root", type=PATH, metavar="DIR", help="Becomes /, and nothing of the old root remains."),
     flag("--empty-root", help="/ is an empty tmpfs, as bwrap has it; fill it with the options below."),
-)
+    flag("--read-only", help="When all is mounted, the mount at / becomes read-only; what is mounted below does not."),
+    click.option("--propagation", type=click.Choice(["private", "slave", "shared", "unchanged"]),
+                 help="What is mounted later: stays here (private, as without it), also comes from the host (slave), "
+                 "or goes both ways (shared)."),
+)  # fmt: skip
 
 MOUNTS = together(
     many("--bind", "fs_bind", nargs=2, type=PATH, metavar="SRC DST",
@@ -184,14 +188,30 @@ MOUNTS = together(
          help="The same as --bind; skipped where SRC is missing."),
     many("--ro-bind-try", "fs_ro_bind_try", nargs=2, type=PATH, metavar="SRC DST",
          help="The same as --ro-bind; skipped where SRC is missing."),
+    many("--dev-bind-try", "fs_dev_bind_try", nargs=2, type=PATH, metavar="SRC DST",
+         help="The same as --dev-bind; skipped where SRC is missing."),
+    many("-v", "--volume", "fs_volume", type=Value("volume", values.volume), metavar="SRC:DST[:ro]",
+         help="The same as --bind or --ro-bind, as docker has it."),
+    many("--overlay-src", "fs_overlay_src", type=PATH, metavar="SRC",
+         help="A layer for the overlay that follows; each one on top of those before it."),
+    many("--overlay", "fs_overlay", nargs=3, type=PATH, metavar="UPPER WORK DST",
+         help="These layers below UPPER, where what is written goes; WORK is empty, on its file system."),
+    many("--ro-overlay", "fs_ro_overlay", metavar="DST", help="These layers, read-only."),
+    many("--size", "fs_size", type=Value("size", values.tmpfs_size), metavar="SIZE",
+         help="Of the --tmpfs that follows: bytes, or like 64M or 50%."),
+    many("--perms", "fs_perms", type=Value("mode", values.octal), metavar="OCTAL",
+         help="The access mode of the --tmpfs, --dir or --file that follows."),
     many("--tmpfs", "fs_tmpfs", metavar="DST", help="An empty tmpfs."),
     many("--proc", "fs_proc", metavar="DST", help="The proc of the fresh PID namespace."),
     flag("--mount-proc", "fs_mount_proc", help="The same as --proc /proc."),
     many("--dev", "fs_dev", metavar="DST", help="A minimal /dev."),
+    many("--mqueue", "fs_mqueue", metavar="DST", help="The POSIX message queues of the ipc namespace."),
     many("--dir", "fs_dir", metavar="DST", help="A directory."),
     many("--symlink", "fs_symlink", nargs=2, metavar="TARGET DST", help="A symbolic link at DST."),
     many("--file", "fs_file", nargs=2, metavar="SRC DST",
          help="A copy of the file SRC, or of what the fd of that number has."),
+    many("--remount-ro", "fs_remount_ro", metavar="DST",
+         help="The mount at DST becomes read-only; those below do not."),
 )  # fmt: skip
 """Their order on the command line is that in which they are done."""
 

@@ -37,6 +37,28 @@ def octal(text: str) -> int:
     return int(text.removeprefix("0o"), 8)
 
 
+def tmpfs_size(text: str) -> str:
+    """What a tmpfs may hold, as ``tmpfs(5)`` has it: bytes, or with k, m, g, or %."""
+    if not re.fullmatch("0*[1-9][0-9]*[kKmMgG%]?", text, re.ASCII):
+        raise ValueError(f"{text!r} is no size: it is bytes, or like 64M or 50%")
+    return text
+
+
+def volume(text: str) -> tuple[str, str, bool]:
+    """``SRC:DST[:ro]``, as ``docker run -v`` has it: the source, where, and whether it is read-only."""
+    src, _, rest = text.partition(":")
+    dst, _, options = rest.partition(":")
+    if not src or not dst:
+        raise ValueError(f"{text!r} is not of the form SRC:DST or SRC:DST:ro")
+    if not src.startswith(("/", ".", "~")):
+        raise ValueError(f"{text!r}: there are no volumes by name here; for a directory write ./{text}")
+    if not dst.startswith("/"):
+        raise ValueError(f"{text!r}: DST is a path inside, from / on")
+    if options not in ("", "ro", "rw"):
+        raise ValueError(f"{text!r} ends in {options!r}; there are: ro, rw")
+    return src, dst, options == "ro"
+
+
 def seconds(text: str) -> float:
     """A duration as ``timeout(1)`` has it: ``1.5``, ``90s``, ``5m``, ``2h``, ``1d``."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)([smhd]?)", text, re.ASCII)

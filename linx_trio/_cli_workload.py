@@ -11,6 +11,7 @@ from typing import Any
 import linx_trio as linx
 from linx_trio import _cli_fields as fields
 from linx_trio._cli_errors import Complaint
+from linx_trio._cli_mounts import entries
 from linx_trio._cli_options import KINDS, mount_order
 
 Params = dict[str, Any]
@@ -45,8 +46,8 @@ def run_plan(p: Params, order: Sequence[str | None]) -> Plan:
     """Of ``linx run``."""
     kinds = _kinds(p)
     options = {**fields.process(p), **fields.limits(p), **fields.privileges(p), **_names(p)}
-    mounts = _mounts(p, order)
     user = _user(p, kinds)
+    mounts = _own_mounts(p, order, kinds, rootless=user is not None or "user" in kinds or os.geteuid() != 0)
     if p["root"] and p["empty_root"]:
         raise Complaint("--root and --empty-root contradict each other: both say what / is")
     root = linx.mount.Tmpfs("/") if p["empty_root"] else p["root"] and os.path.abspath(p["root"])
@@ -65,7 +66,7 @@ def sandbox_plan(p: Params, order: Sequence[str | None]) -> Plan:
         readonly[path] = True
     # In the order of paths: what is below another one is not hidden by it, whichever of them can be written to.
     shown = [linx.mount.Bind(path, readonly=readonly[path], nosuid=True, nodev=True) for path in sorted(readonly)]
-    mounts = [*shown, *_mounts(p, order)]
+    mounts = [*shown, *_mounts(p, order, rootless=True)]
     options.pop("init", None)  # it has one anyway
     workload = fields.sandboxed(p["argv"], {"network": p["share_net"], "mounts": mounts, **options})
     more = fields.env(p, dict(os.environ), workload.env)
@@ -198,28 +199,22 @@ def _check_names(p: Params, kinds: set[str]) -> None:
 # ---- the file system -------------------------------------------------------------------------------------------------
 
 
-def _mounts(p: Params, order: Sequence[str | None]) -> list[linx.mount.Entry]:
-    return [entry for name, value in mount_order(order, p) for entry in _entry(name, value)]
+def _mounts(p: Params, order: Sequence[str | None], *, rootless: bool) -> list[linx.mount.Entry]:
+    return entries(mount_order(order, p), rootless=rootless)
 
 
-def _entry(name: str, value: Any) -> list[linx.mount.Entry]:
-    mount = linx.mount
-    match name:
-        case "bind" | "ro_bind" | "dev_bind" | "bind_try" | "ro_bind_try":
-            src, dst = os.path.abspath(value[0]), value[1]
-            if name.endswith("_try") and not os.path.lexists(src):
-                return []
-            return [mount.Bind(src, dst, name.startswith("ro_"), nosuid=True, nodev=name != "dev_bind")]
-        case "tmpfs":
-            return [mount.Tmpfs(value)]
-        case "proc":
-            return [mount.Proc(value)]
-        case "dev":
-            return [mount.Dev(value)]
-        case "dir":
-            return [mount.Dir(value)]
-        case "symlink":
-            return [mount.Symlink(*value)]
-        case "file":
-            return [mount.File(value[1], fields.content(value[0], "--file"))]
-    raise AssertionError(name)
+def _own_mounts(p: Params, order: Sequence[str | None], kinds: set[str], *, rootless: bool) -> list[linx.mount.Entry]:
+    """Of ``run``, whose root may be the caller's."""
+    found = _mounts(p, order, rootless=rootless)
+    if p["propagation"] and not (found or p["root"] or p["empty_root"] or p["read_only"] or "mount" in kinds):
+        raise Complaint("--propagation needs a fresh mount namespace", "add -m/--mount")
+    if p["propagation"] == "unchanged":
+        raise Complaint(
+            "--propagation unchanged is not to be had: a fresh mount namespace is private, or as one of the others",
+            "with --propagation slave what the host mounts later is seen, and nothing goes back",
+        )
+    if p["propagation"] in ("slave", "shared"):
+        found.insert(0, linx.mount.Propagation("/", p["propagation"]))
+    if p["read_only"]:
+        found.append(linx.mount.Remount("/", readonly=True))
+    return found

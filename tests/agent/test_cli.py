@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -228,6 +229,84 @@ def test_a_file_system_in_the_order_of_the_options(command: Command, tmp_path: P
     assert (tmp_path / "new").read_text() == "written\n"
 
 
+def layers(tmp_path: Path) -> tuple[str, ...]:
+    """Two directories as layers, the second one on top."""
+    for name in ("below", "above"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+        (tmp_path / name / name).touch()
+    return ("--overlay-src", str(tmp_path / "below"), "--overlay-src", str(tmp_path / "above"))
+
+
+def test_layers_on_top_of_each_other(command: Command, tmp_path: Path) -> None:
+    """As with bwrap the first one is the lowest."""
+    given = (*layers(tmp_path), "--ro-overlay", "/mnt")
+    script = "cd /mnt; echo *; cat file; echo x 2>/dev/null >file || echo read-only"
+    assert command("run", *OWN, *given, "sh", "-c", script) == (0, "above below file\naboveread-only\n", "")
+
+
+def test_layers_that_can_be_written_to(command: Command, tmp_path: Path) -> None:
+    for name in ("upper", "work"):
+        (tmp_path / name).mkdir()
+    given = (*layers(tmp_path), "--overlay", str(tmp_path / "upper"), str(tmp_path / "work"), "/mnt")
+    script = "cd /mnt; echo written >below; cat file; rm file; echo *"
+    assert command("run", *OWN, *given, "sh", "-c", script) == (0, "aboveabove below\n", "")
+    assert (tmp_path / "upper" / "below").read_text() == "written\n"
+    assert (tmp_path / "above" / "file").read_text() == "above"
+
+
+def test_size_and_mode_of_what_follows(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "some").touch()
+    given = (
+        *("--perms", "1777", "--size", "64k", "--tmpfs", "/mnt", "--perms", "700", "--dir", "/mnt/a"),
+        *("--dir", "/mnt/b", "--perms", "0600", "--file", str(tmp_path / "some"), "/mnt/c"),
+    )
+    script = "stat -c %a /mnt /mnt/a /mnt/b /mnt/c; df --output=size -k /mnt | tail -1"
+    status, out, err = command("run", *OWN, *given, "sh", "-c", script)
+    assert (status, out.split(), err) == (0, ["1777", "700", "755", "600", "64"], "")
+
+
+def test_volumes_as_docker_has_them(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ("-v", f"{tmp_path}:/mnt/rw", "--volume", ".:/mnt/ro:ro")
+    script = "echo x >/mnt/rw/new; cat /mnt/ro/new; echo y 2>/dev/null >/mnt/ro/new || echo read-only"
+    assert command("run", *OWN, "--tmpfs", "/mnt", *given, "sh", "-c", script) == (0, "x\nread-only\n", "")
+
+
+def test_what_becomes_read_only(command: Command) -> None:
+    script = "for d in / /mnt /mnt/below; do touch $d/x 2>/dev/null && echo $d; done"
+    mounts = ("--tmpfs", "/mnt", "--tmpfs", "/mnt/below")
+    links = [word for name in ("bin", "lib", "lib64") for word in ("--symlink", f"usr/{name}", f"/{name}")]
+    run = ("run", *OWN, "--empty-root", "--ro-bind", "/usr", "/usr", *links)
+    shell = ("--dev", "/dev", "sh", "-c", script)
+    assert command(*run, *mounts, *shell)[1].split() == ["/", "/mnt", "/mnt/below"]
+    assert command(*run, "--read-only", *mounts, *shell)[1].split() == ["/mnt", "/mnt/below"]
+    assert command(*run, *mounts, "--remount-ro", "/mnt", *shell)[1].split() == ["/", "/mnt/below"]
+
+
+def test_message_queues(command: Command) -> None:
+    script = "grep /mnt /proc/self/mounts"
+    assert (
+        "mqueue /mnt mqueue rw,nosuid,nodev,noexec"
+        in command("run", *OWN, "-i", "--mqueue", "/mnt", "sh", "-c", script)[1]
+    )
+
+
+def test_propagation(command: Command) -> None:
+    """Of the shared mounts of an outer namespace an inner one gets what it asks for."""
+    look = "sed -n 's/^[^/]*[^ ]* \\/ [^ ]* \\(.*\\) - .*/:\\1/p' /proc/self/mountinfo | head -1"
+    said = {}
+    for kind in ("private", "slave", "shared"):
+        inner = shlex.join([*LINX, "run", "-m", "--propagation", kind, "--", "sh", "-c", look])
+        status, said[kind], err = command("run", *OWN, "-m", "--propagation", "shared", "sh", "-c", inner)
+        assert status == 0, err
+    assert [word in said[kind] for kind in said for word in ("master:", "shared:")] == [
+        *(False, False),
+        *(True, False),
+        *(False, True),
+    ]
+
+
 def test_privileges(command: Command) -> None:
     cat = ("sh", "-c", "grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status")
     words = command("run", *OWN, "--cap-drop", "ALL", "--cap-add", "net_raw", "--no-new-privs", *cat)[1].split()
@@ -278,6 +357,21 @@ def test_a_profile_in_a_file(command: Command, tmp_path: Path) -> None:
         (["--monotonic", "1", "--time-offset", "monotonic=2"], ["contradict"]),
         (["--seccomp", "/no/such/file"], ["No such file"]),
         (["--env", "=x"], ["NAME=VALUE"]),
+        (["--size", "1M", "--dir", "/mnt"], ["--size is about what follows it, and --dir has no size"]),
+        (["--size", "1M"], ["nothing does", "before --tmpfs"]),
+        (["--size", "lots", "--tmpfs", "/mnt"], ["'lots' is no size"]),
+        (["--perms", "700", "--perms", "711", "--tmpfs", "/mnt"], ["--perms is there twice"]),
+        (["--perms", "rwx", "--dir", "/mnt"], ["'rwx' is no mode"]),
+        (["--overlay-src", "/srv", "--bind", "/srv", "/mnt"], ["--bind has no layers"]),
+        (["--overlay-src", "/srv", "--ro-overlay", "/mnt"], ["two layers at least", "--overlay-src SRC"]),
+        (["--overlay", "/a", "/b", "/mnt"], ["one layer at least", "--overlay-src SRC"]),
+        (["--overlya", "/a"], ["there is no option --overlya", "'--overlay'"]),
+        (["--tmpfs", "/run:rw,size=64m"], ["docker's", "--size 64M --perms 1777 --tmpfs /run"]),
+        (["-v", "data:/data"], ["no volumes by name", "./data:/data"]),
+        (["-v", "/srv:/mnt:z"], ["'z'", "ro, rw"]),
+        (["--propagation", "slave"], ["needs a fresh mount namespace", "-m/--mount"]),
+        (["-m", "--propagation", "unchanged"], ["not to be had", "--propagation slave"]),
+        (["-m", "--propagation", "slvae"], ["slave"]),
     ],
 )
 def test_bad_options_are_explained(

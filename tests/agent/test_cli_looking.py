@@ -135,6 +135,19 @@ def test_a_plan_has_the_steps_in_the_childs_order(command: Command) -> None:
     assert [line for line in lines if "checkpoint" in line]
 
 
+def test_a_plan_has_the_mounts_as_they_are_done(command: Command) -> None:
+    layers = ("--overlay-src", "/srv/a", "--overlay-src", "/srv/b", "--ro-overlay", "/mnt")
+    given = ("--propagation", "slave", *layers, "--perms", "1777", "--size", "1M", "--tmpfs", "/tmp", "--read-only")
+    status, out, err = command("explain", "run", "-r", *given, "true")
+    assert (status, err) == (0, "")
+    assert [line.partition("mounts")[2].strip() for line in out.splitlines() if ". mounts " in line] == [
+        "Propagation(dst='/', type='slave')",
+        "Overlay(dst='/mnt', lower=('/srv/b', '/srv/a'), userxattr=True, nosuid=True, nodev=True)",
+        "Tmpfs(dst='/tmp', size='1M', mode=0o1777)",
+        "Remount(dst='/', readonly=True)",
+    ]
+
+
 def test_a_plan_as_json_has_the_workload(command: Command) -> None:
     plan = json.loads(command("explain", "--json", "run", "-r", "--timeout", "3", "true")[1])
     assert linx.Workload.from_dict(plan["workload"]).user == linx.user.root_map()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linx_trio as linx
-from linx_trio import _cli_errors, _cli_ps, _cli_toml
+from linx_trio import _cli_errors, _cli_mounts, _cli_ps, _cli_toml
 from linx_trio import _cli_values as values
 from linx_trio._cli_options import mount_order
 from linx_trio._options import RLIMITS
@@ -23,7 +24,10 @@ VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"
 
 @pytest.mark.parametrize(
     "convert",
-    [values.number, values.octal, values.seconds, values.pair, values.rlimit, values.id_map],
+    [
+        *(values.number, values.octal, values.seconds, values.pair, values.rlimit, values.id_map),
+        *(values.tmpfs_size, values.volume),
+    ],
     ids=lambda convert: str(convert.__name__),
 )
 @given(text=st.text(max_size=12) | st.from_regex(r"[\d:,.=a-z-]{0,12}"))
@@ -120,6 +124,56 @@ def test_mounts_keep_their_order(words: list[tuple[str, str]]) -> None:
     }
     order = [name for word in words for name in (word[0], "uid")]
     assert mount_order(order, params) == [(name.removeprefix("fs_"), value) for name, value in words]
+
+
+PATHS = st.text("ab/", max_size=4).map(lambda text: f"/{text}")
+WORDS = st.one_of(
+    st.tuples(st.just("size"), st.just("1M")),
+    st.tuples(st.just("perms"), st.integers(0, 0o7777)),
+    st.tuples(st.just("overlay_src"), PATHS),
+    st.tuples(st.sampled_from(["tmpfs", "dir", "ro_overlay"]), PATHS.map(lambda path: f"{path}x")),
+)
+TAKERS = {"size": {"tmpfs"}, "perms": {"tmpfs", "dir"}, "overlay_src": {"ro_overlay"}}
+
+
+@given(st.lists(WORDS, max_size=8))
+def test_what_is_said_of_the_next_one_is_taken_or_refused(words: list[tuple[str, object]]) -> None:
+    """Never lost, and never said of another one."""
+    expected: list[tuple[str, list[tuple[str, object]]]] = []
+    said: list[tuple[str, object]] = []
+    for name, value in words:
+        said.append((name, value))
+        if name not in TAKERS:
+            expected.append((name, said[:-1]))
+            said = []
+    wrong = bool(said)
+    for name, before in expected:
+        names = [other for other, _ in before]
+        wrong |= any(name not in TAKERS[other] for other in names)
+        wrong |= names.count("size") > 1 or names.count("perms") > 1
+        wrong |= name == "ro_overlay" and names.count("overlay_src") < 2
+    try:
+        found = _cli_mounts.entries(words, rootless=False)
+    except _cli_errors.Complaint:
+        assert wrong
+        return
+    assert not wrong
+    assert len(found) == len(expected)
+    for entry, (name, before) in zip(found, expected, strict=True):
+        mode = dict(before).get("perms", 0o755)
+        match entry:
+            case linx.mount.Tmpfs():
+                assert (name, entry.mode, entry.size) == ("tmpfs", mode, dict(before).get("size"))
+            case linx.mount.Dir():
+                assert (name, entry.mode) == ("dir", mode)
+            case linx.mount.Overlay():
+                given = [os.path.abspath(str(value)) for other, value in before if other == "overlay_src"]
+                assert (name, list(entry.lower)) == ("ro_overlay", given[::-1])
+
+
+@given(PATHS, PATHS, st.sampled_from(["", ":ro", ":rw"]))
+def test_volumes(src: str, dst: str, options: str) -> None:
+    assert values.volume(f"{src}:{dst}{options}") == (src, dst, options == ":ro")
 
 
 # ---- the file of `linx supervise` ------------------------------------------------------------------------------------
