@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from typing import Any
 
@@ -86,12 +87,14 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     told: dict[str, Any] = {
         "verb": plan.verb,
         "argv": list(workload.arguments),
-        "workload": workload.to_dict(),
+        "workload": workload.replace(pass_fds=()).to_dict(),
+        "pass_fds": list(workload.pass_fds),
         "namespaces": sorted(workload.namespace_names) if plan.target is None else [],
         "containment": _containment(plan),
         "steps": steps_of(workload, tty=plan.tty),
         "optional": sorted(workload.optional_names),
         "tty": plan.tty,
+        "environment": _environment(workload),
         "timeout": plan.timeout,
         "stop_timeout": plan.grace,
     }
@@ -105,6 +108,20 @@ def _containment(plan: Plan) -> str:
     if plan.target is None and "pid" in plan.workload.namespace_names:
         return "pidns"
     return "cgroup" if plan.workload.limits is not None else "subreaper"
+
+
+def _environment(workload: linx.Workload) -> str | None:
+    """Names only: values may be secrets."""
+    if workload.env is None:
+        return None
+    own = {os.fsdecode(name): os.fsdecode(value) for name, value in workload.env.items()}
+    changed = sorted(name for name in own if own[name] != os.environ.get(name))
+    gone = sorted(name for name in os.environ if name not in own)
+    if len(gone) > len(own) - len(changed):
+        return f"only {', '.join(sorted(own))}" if own else "empty"
+    words = [f"with {', '.join(changed)}"] if changed else []
+    words += [f"without {', '.join(gone)}"] if gone else []
+    return ", ".join(["the caller's", *words])
 
 
 _KILLED = {
@@ -131,6 +148,10 @@ def _lines(told: dict[str, Any]) -> list[str]:
         lines.append(f"limits:       {limits}, in a cgroup made for it")
     if "cgroup" in told["workload"]:
         lines.append(f"cgroup:       {told['workload']['cgroup']}")
+    if told["environment"] is not None:
+        lines.append(f"environment:  {_cli_show.printable(told['environment'])}")
+    if told["pass_fds"]:
+        lines.append(f"fds:          {', '.join(map(str, told['pass_fds']))}")
     if told["tty"]:
         lines.append("terminal:     its own, with yours attached")
     if told["timeout"] is not None:

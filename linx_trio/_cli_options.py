@@ -139,6 +139,8 @@ NAMESPACES = together(
     flag("-r", "--map-root-user", help="Root inside is the caller outside. Implies --user."),
     flag("-c", "--map-current-user", help="The caller has its own ids inside too. Implies --user."),
     flag("--map-auto", help="Root inside is the caller, and the ids from 1 on those of subuid(5). Implies --user."),
+    click.option("--map-user", type=UID, metavar="UID", help="The caller is UID inside. Implies --user."),
+    click.option("--map-group", type=GID, metavar="GID", help="The caller's group is GID inside. Implies --user."),
     many("--map-users", type=Value("map", values.id_map), metavar="INSIDE:OUTSIDE:COUNT",
          help="A line of the uid map. Implies --user. Repeatable."),
     many("--map-groups", type=Value("map", values.id_map), metavar="INSIDE:OUTSIDE:COUNT",
@@ -221,13 +223,19 @@ PROCESS = together(
     click.option("-w", "--workdir", "--chdir", "--wd", "--cwd", "chdir", metavar="DIR",
                  help="The working directory, inside."),
     many("-e", "--env", metavar="NAME[=VALUE]", help="A variable; without a value, the caller's."),
+    many("--env-file", type=PATH, metavar="FILE",
+         help="Variables of a file, a line for each, as docker has it; --env goes before them."),
     many("--setenv", nargs=2, metavar="NAME VALUE", help="The same as --env NAME=VALUE."),
     many("--unsetenv", metavar="NAME", help="Takes a variable away."),
     flag("--clearenv", help="Begin with an empty environment."),
-    click.option("--uid", "-S", "--setuid", "uid", type=UID, metavar="UID", help="The user, by number or name."),
-    click.option("--gid", "-G", "--setgid", "gid", type=GID, metavar="GID", help="The group, by number or name."),
+    click.option("--uid", "-S", "--setuid", "--reuid", "uid", type=UID, metavar="UID",
+                 help="The user, by number or name."),
+    click.option("--gid", "-G", "--setgid", "--regid", "gid", type=GID, metavar="GID",
+                 help="The group, by number or name."),
     many("--groups", metavar="GID,…", help="The supplementary groups."),
     flag("--clear-groups", help="No supplementary groups."),
+    flag("--keep-groups", help="The caller's supplementary groups, also with --uid."),
+    flag("--init-groups", help="Those that the user is in, by initgroups(3)."),
     click.option("--umask", type=Value("mode", values.octal), metavar="OCTAL", help="See umask(2)."),
     click.option("--nice", type=NUMBER, metavar="N", help="Added to the caller's."),
     click.option("--oom-score-adj", type=NUMBER, metavar="N", help="-1000 to 1000, see proc(5)."),
@@ -235,6 +243,8 @@ PROCESS = together(
                  help="CPUs like 0-3,5, by sched_setaffinity(2)."),
     many("--rlimit", "--ulimit", "rlimit", type=Value("limit", values.rlimit),
          metavar="NAME=SOFT[:HARD]", help="A limit of getrlimit(2), like nofile=1024. Repeatable."),
+    many("--preserve-fd", metavar="FD,…", help="Open fds that it gets under the same numbers, as podman has it."),
+    click.option("--preserve-fds", type=NUMBER, metavar="N", help="The N fds from 3 on, as podman has it."),
 )  # fmt: skip
 
 PRIVILEGES = together(
@@ -255,6 +265,15 @@ LIMITS = together(
     click.option("--cpus", type=Value("cpus", _cpus), metavar="N", help="CPU time: 0.5 is half a CPU."),
     click.option("--cpu-weight", type=NUMBER, metavar="N", help="The share among siblings, 1 to 10000."),
     click.option("--cpuset-cpus", metavar="LIST", help="The CPUs to run on, like 0-3,5."),
+    *(
+        many(f"--device-{what}", type=Value("limit", values.device_limit), metavar="DEVICE:RATE", help=help)
+        for what, help in (
+            ("read-bps", "Bytes a second read from a block device, like /dev/sda:10M."),
+            ("write-bps", "Bytes a second written to it."),
+            ("read-iops", "Reads a second."),
+            ("write-iops", "Writes a second."),
+        )
+    ),
     click.option("--cgroup-path", "--cgroup-parent", "cgroup_path", metavar="PATH",
                  help="The cgroup to be born into; with limits, the parent of the one that is made."),
     many("--optional", metavar="NAME,…",

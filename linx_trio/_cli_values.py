@@ -103,6 +103,33 @@ def environment(
     return found
 
 
+def env_file(text: str) -> list[str]:
+    """The variables of a ``docker run --env-file``: lines ``NAME=VALUE`` or ``NAME``, taken literally, without quotes
+    or expansions; comments begin with #.
+    """
+    found = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        item = line.removesuffix("\r").lstrip(" \t")
+        if not item or item.startswith("#"):
+            continue
+        name = item.partition("=")[0]
+        if not name:
+            raise ValueError(f"line {number}: {item!r} is not of the form NAME=VALUE or NAME")
+        if any(c.isspace() for c in name):
+            hint = " (as there is no shell, also no 'export')" if name.startswith("export ") else ""
+            raise ValueError(f"line {number}: the name {name!r} has blanks in it{hint}")
+        found.append(item)
+    return found
+
+
+def device_limit(text: str) -> tuple[str, str]:
+    """``/dev/sda:10M``, as ``docker run --device-read-bps`` has it: the device, and how much."""
+    device, _, limit = text.rpartition(":")
+    if not device or not limit:
+        raise ValueError(f"{text!r} is not of the form DEVICE:RATE, like /dev/sda:10M")
+    return device, limit
+
+
 def rlimit(text: str) -> tuple[str, tuple[int, int]]:
     """``nofile=1024:4096``, ``core=0``, ``stack=unlimited``, as ``docker run --ulimit`` and ``prlimit(1)`` have it."""
     name, value = pair(text, "NAME=SOFT[:HARD]")

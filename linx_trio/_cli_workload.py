@@ -123,8 +123,9 @@ def _user(p: Params, kinds: set[str]) -> linx.user.Maps | None:
     """The id maps. What asks for one, implies a user namespace."""
     flags = {name: p[name] for name in ("map_root_user", "map_current_user", "map_auto") if p[name]}
     lines = {name: p[name] for name in ("map_users", "map_groups") if p[name]}
-    if len(flags) + bool(lines) > 1:
-        both = [f"--{name.replace('_', '-')}" for name in (*flags, *lines)]
+    single = {name: p[name] for name in ("map_user", "map_group") if p[name] is not None}
+    if len(flags) + bool(lines) + bool(single) > 1:
+        both = [f"--{name.replace('_', '-')}" for name in (*flags, *lines, *single)]
         raise Complaint(f"{' and '.join(both)} contradict each other: each of them is the whole map")
     uid, gid = os.geteuid(), os.getegid()
     setgroups = p["setgroups"] or "deny"
@@ -137,6 +138,9 @@ def _user(p: Params, kinds: set[str]) -> linx.user.Maps | None:
         if not p["map_users"] or not p["map_groups"]:
             raise Complaint("--map-users and --map-groups belong together: a user namespace has both maps")
         maps = linx.user.Maps(uid=p["map_users"], gid=p["map_groups"], setgroups=setgroups)
+    elif single:
+        inside = single.get("map_user", uid), single.get("map_group", gid)
+        maps = linx.user.Maps(uid=(inside[0], uid, 1), gid=(inside[1], gid, 1), setgroups=setgroups)
     elif p["map_current_user"] or p["unshare_all"] or ("user" in kinds and {p["uid"], p["gid"]} != {None}):
         inside = (uid if p["uid"] is None else p["uid"], gid if p["gid"] is None else p["gid"])
         if p["map_current_user"]:

@@ -166,6 +166,46 @@ def test_the_environment(command: Command, monkeypatch: pytest.MonkeyPatch) -> N
     assert command("run", "--clearenv", "-e", "MINE", "-e", "NOT_SET", "/usr/bin/env")[1] == "MINE=1\n"
 
 
+def test_variables_of_a_file(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docker reads it: no quotes, no expansion. What is said on the command line counts more."""
+    monkeypatch.setenv("MINE", "1")
+    (tmp_path / "env").write_bytes(
+        b"\xef\xbb\xbf# comment\n\n  A=b=c\r\nQUOTED='x' $HOME\nMINE\nNOT_SET\nGONE=1\nB=file\n"
+    )
+    given = ("--clearenv", "--env-file", str(tmp_path / "env"), "-e", "B=option", "--unsetenv", "GONE")
+    status, out, err = command("run", *given, "/usr/bin/env")
+    assert (status, sorted(out.splitlines()), err) == (0, ["A=b=c", "B=option", "MINE=1", "QUOTED='x' $HOME"], "")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"A=1\nexport B=1\n", ["line 2", "'export B'"]),
+        (b"=1\n", ["line 1", "NAME=VALUE"]),
+        (b"A=\xff\n", ["not UTF-8", "byte 2"]),
+    ],
+)
+def test_a_wrong_file_of_variables(command: Command, tmp_path: Path, content: bytes, words: list[str]) -> None:
+    (tmp_path / "env").write_bytes(content)
+    status, _, err = command("run", "--env-file", str(tmp_path / "env"), "true")
+    assert status == 125
+    assert err.startswith(f"linx: --env-file {tmp_path / 'env'}: ")
+    assert [word for word in words if word not in err] == []
+
+
+def test_fds_that_it_gets_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content\n")
+    with open(tmp_path / "file") as file:
+        fd = file.fileno()
+        script = f"cat /proc/self/fd/{fd}; ls /proc/self/fd"
+        done = linx("run", "--preserve-fd", str(fd), "--", "sh", "-c", script, pass_fds=[fd])
+        assert done.stdout.split() == ["content", *sorted(["0", "1", "2", "3", str(fd)])]
+        done = linx("run", "--", "sh", "-c", "ls /proc/self/fd", pass_fds=[fd])
+        assert done.stdout.split() == ["0", "1", "2", "3"]
+        done = linx("explain", "run", "--preserve-fd", str(fd), "true", pass_fds=[fd])
+        assert f"fds:          {fd}\n" in done.stdout
+
+
 def test_attributes(command: Command) -> None:
     script = "umask; ulimit -n; ulimit -c; pwd; nice"
     given = ("--umask", "027", "--rlimit", "nofile=64:99", "--ulimit", "core=0", "-w", "/usr", "--nice", "3")
@@ -193,6 +233,8 @@ def test_ids_in_a_user_namespace(command: Command) -> None:
     uid, gid = os.geteuid(), os.getegid()
     maps = ("--map-users", f"7:{uid}:1", "--map-groups", f"8:{gid}:1")
     assert command("run", *maps, "sh", "-c", "id -u; id -g")[1].split() == ["7", "8"]
+    assert command("run", "--map-user", "9", "sh", "-c", "id -u; id -g")[1].split() == ["9", str(gid)]
+    assert command("run", "--map-group", "9", "sh", "-c", "id -u; id -g")[1].split() == [str(uid), "9"]
 
 
 def test_offsets_of_clocks(command: Command) -> None:
@@ -342,7 +384,17 @@ def test_a_profile_in_a_file(command: Command, tmp_path: Path) -> None:
         (["--cap-add", "net_raw"], ["--cap-drop ALL --cap-add net_raw"]),
         (["--keep-caps", "kill", "--cap-drop", "chown"], ["contradict"]),
         (["--cap-drop", "net_rav"], ["unknown capability 'net_rav'", "CAP_NET_RAW"]),
-        (["--groups", "1", "--clear-groups"], ["contradict"]),
+        (["--groups", "1", "--clear-groups"], ["--groups and --clear-groups contradict"]),
+        (["--keep-groups", "--init-groups"], ["--keep-groups and --init-groups contradict"]),
+        (["--init-groups", "--uid", "4000000000"], ["no user with the uid 4000000000", "--groups"]),
+        (["-r", "--map-user", "7"], ["--map-root-user and --map-user contradict"]),
+        (["--env-file", "/no/such/file"], ["--env-file /no/such/file: No such file"]),
+        (["--env-fiel", "/x"], ["'--env-file'"]),
+        (["--preserve-fd", "999"], ["--preserve-fd 999: there is no open fd 999", "999<FILE"]),
+        (["--preserve-fd", "x"], ["--preserve-fd: 'x' is no whole number"]),
+        (["--preserve-fds", "-1"], ["a number of fds"]),
+        (["--device-read-bps", "/dev/sda"], ["DEVICE:RATE"]),
+        (["--device-read-bps", "sda:1M"], ["'/dev/sda'"]),
         (["--rlimit", "nofil=1"], ["'nofile'"]),
         (["--timeout", "soon"], ["no duration"]),
         (["--memory", "lots"], ["memory='lots'"]),

@@ -148,6 +148,26 @@ def test_a_plan_has_the_mounts_as_they_are_done(command: Command) -> None:
     ]
 
 
+def test_a_plan_names_variables_and_keeps_their_values(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "env").write_text("SECRET=hidden\nOTHER=1\n")
+    monkeypatch.setenv("GONE", "1")
+    given = ("--env-file", str(tmp_path / "env"), "--unsetenv", "GONE")
+    out = command("explain", "run", *given, "true")[1]
+    assert "\nenvironment:  the caller's, with OTHER, SECRET, without GONE\n" in out
+    assert "hidden" not in out
+    assert "\nenvironment:  only SECRET\n" in command("explain", "run", "--clearenv", "-e", "SECRET=x", "true")[1]
+    assert "\nenvironment:  empty\n" in command("explain", "run", "--clearenv", "true")[1]
+    assert "environment:" not in command("explain", "run", "true")[1]
+
+
+def test_limits_of_devices_are_in_the_plan(command: Command) -> None:
+    given = ("--device-read-bps", "/dev/sda:1M", "--device-write-iops", "/dev/sda:10", "--device-write-bps", "8:0:1k")
+    plan = json.loads(command("explain", "--json", "run", *given, "true")[1])
+    assert plan["workload"]["limits"]["io"] == {"/dev/sda": {"rbps": 1 << 20, "wiops": 10}, "8:0": {"wbps": 1024}}
+
+
 def test_a_plan_as_json_has_the_workload(command: Command) -> None:
     plan = json.loads(command("explain", "--json", "run", "-r", "--timeout", "3", "true")[1])
     assert linx.Workload.from_dict(plan["workload"]).user == linx.user.root_map()

@@ -26,7 +26,7 @@ VALUES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"
     "convert",
     [
         *(values.number, values.octal, values.seconds, values.pair, values.rlimit, values.id_map),
-        *(values.tmpfs_size, values.volume),
+        *(values.tmpfs_size, values.volume, values.env_file, values.device_limit),
     ],
     ids=lambda convert: str(convert.__name__),
 )
@@ -83,6 +83,15 @@ def test_environments(
         if value is not None or name in caller:
             expected[name] = caller[name] if value is None else value
     assert made == expected
+
+
+LINES = st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=["Cs"]), max_size=8)
+
+
+@given(st.lists(st.tuples(NAMES, st.none() | LINES)), st.sampled_from(["\n", "\r\n"]), st.lists(LINES, max_size=3))
+def test_files_of_variables(items: list[tuple[str, str | None]], end: str, comments: list[str]) -> None:
+    words = [name if value is None else f"{name}={value}" for name, value in items]
+    assert values.env_file(end.join([*words, *(f" # {text}" for text in comments), ""])) == words
 
 
 CAPS = st.lists(st.sampled_from(["kill", "net_raw", "CAP_CHOWN", "ALL"]), max_size=3)
