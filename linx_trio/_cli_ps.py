@@ -2,13 +2,24 @@
 
 A monitor is a child of a zygote, and above the workload, perhaps with a reaper between them. What belongs to others may
 not be read in parts (``ptrace(2)``); then that part is `None`.
+
+Whether a session has entered the namespaces of others, nothing says outright; two things show it:
+
+- Its top process is deeper in PID namespaces than its monitor, and not pid 1 in the deepest: a fresh one has us, or the
+  workload, as its first process. This can be read for everybody's sessions.
+- In one of the namespaces that differ from those of its starter there is a process older than its monitor. In a fresh
+  one all are younger, except for those who enter it later, which few that are older do.
+
+So what is not seen: one that has entered others than a PID namespace, when all who were there before are gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +40,10 @@ class Row:
         age: seconds since its monitor was made.
         containment: as `linx_trio.Session.containment`; `None` where that cannot be read.
         namespaces: which are not those of the process that started it; `None` where that cannot be read.
+        entered: whether it is in namespaces that were there before it, as with `linx_trio.enter`; `None` where that
+            cannot be read.
+        target: the pid of the process in whose namespaces it is: of those that are in all that it has entered, the
+            oldest one that is no process of ours; `None` if there is none, or it cannot be read.
         argv: the workload's.
         monitor, owner: pids of the monitor, and of the process that started it; the latter `None` if that is gone.
         program: the name of that process.
@@ -40,6 +55,8 @@ class Row:
     age: float
     containment: str | None
     namespaces: list[str] | None
+    entered: bool | None
+    target: int | None
     argv: list[str]
     monitor: int
     owner: int | None
@@ -76,8 +93,9 @@ def sessions(proc: Path = Path("/proc")) -> list[Row]:
         for stat in stats.values()
         if stat.name == "linx-monitor" and stat.parent in stats and stats[stat.parent].name == "linx-zygote"
     ]
-    rows = [_row(proc, stats, children, monitor) for monitor in monitors if monitor.state != "Z"]
-    return sorted(rows, key=lambda row: (-row.age, row.monitor))
+    monitors.sort(key=lambda monitor: (monitor.start, monitor.pid))
+    look = _Look(proc, stats, children)
+    return [look.row(monitor) for monitor in monitors if monitor.state != "Z"]
 
 
 def _stats(proc: Path) -> dict[int, Stat]:
@@ -91,24 +109,93 @@ def _stats(proc: Path) -> dict[int, Stat]:
     return found
 
 
-def _row(proc: Path, stats: dict[int, Stat], children: dict[int, list[Stat]], monitor: Stat) -> Row:
-    zygote = stats[monitor.parent]
-    owner = stats.get(zygote.parent) if zygote.parent > 1 else None
-    workload = _workload(children, monitor)
-    where = proc / str((workload or monitor).pid)
-    namespaces = None if workload is None else _namespaces(where, proc / str(zygote.pid))
-    return Row(
-        pid=None if workload is None else workload.pid,
-        state="ending" if workload is None else "parked" if workload.name == "linx-monitor" else "running",
-        user=_user(where),
-        age=max(0.0, _uptime(proc) - monitor.start / os.sysconf("SC_CLK_TCK")),
-        containment=_containment(where, proc / str(monitor.pid), namespaces),
-        namespaces=namespaces,
-        argv=[] if workload is None or workload.name == "linx-monitor" else _argv(where),
-        monitor=monitor.pid,
-        owner=None if owner is None else owner.pid,
-        program=None if owner is None else owner.name,
-    )
+class _Look:
+    """What one look at ``/proc`` shows. Monitors are to come in the order of their ages."""
+
+    def __init__(self, proc: Path, stats: dict[int, Stat], children: dict[int, list[Stat]]) -> None:
+        self._proc = proc
+        self._stats = stats
+        self._children = children
+        self._residents: dict[str, list[Stat]] | None = None
+        self._groups: set[str] = set()
+
+    def row(self, monitor: Stat) -> Row:
+        zygote = self._stats[monitor.parent]
+        owner = self._stats.get(zygote.parent) if zygote.parent > 1 else None
+        workload = _workload(self._children, monitor)
+        where = self._proc / str((workload or monitor).pid)
+        namespaces = None if workload is None else _namespaces(where, self._proc / str(zygote.pid))
+        deeper = self._entered_deeper(monitor)
+        entered, target = deeper, None
+        if namespaces is not None and deeper is not False:
+            shared, target = self._target(where, namespaces, monitor)
+            entered = deeper or shared
+        is_parked = workload is not None and workload.name == "linx-monitor"
+        return Row(
+            pid=None if workload is None else workload.pid,
+            state="ending" if workload is None else "parked" if is_parked else "running",
+            user=_user(where),
+            age=max(0.0, _uptime(self._proc) - monitor.start / os.sysconf("SC_CLK_TCK")),
+            containment=None if workload is None else "pidns" if deeper is False else self._without_pidns(where),
+            namespaces=namespaces,
+            entered=entered,
+            target=target,
+            argv=[] if workload is None or is_parked else _argv(where),
+            monitor=monitor.pid,
+            owner=None if owner is None else owner.pid,
+            program=None if owner is None else owner.name,
+        )
+
+    def _entered_deeper(self, monitor: Stat) -> bool | None:
+        """Whether it has entered a PID namespace, or has a fresh one; `None` if it is in that of its monitor."""
+        top = next((stat for stat in self._children.get(monitor.pid, ()) if stat.state != "Z"), None)
+        if top is None:
+            return None
+        own, above = (_pids(self._proc / str(stat.pid)) for stat in (top, monitor))
+        return own[-1] != "1" if len(own) > len(above) > 0 else None
+
+    def _without_pidns(self, where: Path) -> str:
+        """Who has joined the cgroup of another session is younger than that."""
+        group = _own_group(where)
+        if group is None or group in self._groups:
+            return "subreaper"
+        self._groups.add(group)
+        return "cgroup"
+
+    def _target(self, where: Path, namespaces: list[str], monitor: Stat) -> tuple[bool, int | None]:
+        """Whether anybody was in these namespaces of `where` before; and who, in all in which anybody was."""
+        try:
+            links = [os.readlink(where / "ns" / _FILES[kind]) for kind in namespaces]
+        except OSError:  # gone
+            return False, None
+        crowds = [crowd for link in links if (crowd := self._older(link, monitor))]
+        common = [stat for stat in crowds[0] if all(stat in crowd for crowd in crowds)] if crowds else []
+        found = [stat.pid for stat in common if stat.name not in _OURS]
+        return bool(crowds), found[0] if found else None
+
+    def _older(self, namespace: str, monitor: Stat) -> list[Stat]:
+        """Who is in it and was there before the monitor, the oldest first. All is read once, if anybody asks."""
+        if self._residents is None:
+            self._residents = {}
+            for stat in sorted(self._stats.values(), key=lambda stat: (stat.start, stat.pid)):
+                for name in _FILES.values():
+                    with contextlib.suppress(OSError):  # gone, or not to be looked at
+                        link = os.readlink(self._proc / str(stat.pid) / "ns" / name)
+                        self._residents.setdefault(link, []).append(stat)
+        found = self._residents.get(namespace, ())
+        return [stat for stat in found if (stat.start, stat.pid) < (monitor.start, monitor.pid)]
+
+
+_OURS = {"linx-zygote", "linx-monitor", "linx-reaper"}
+
+
+def _pids(where: Path) -> list[str]:
+    """Its pid in each PID namespace from that of ``/proc`` on."""
+    try:
+        lines = (where / "status").read_text(errors="surrogateescape").splitlines()
+    except OSError:  # gone
+        return []
+    return next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
 
 
 def _workload(children: dict[int, list[Stat]], above: Stat) -> Stat | None:
@@ -154,20 +241,16 @@ def _namespaces(where: Path, usual: Path) -> list[str] | None:
         return None
 
 
-def _containment(where: Path, monitor: Path, namespaces: list[str] | None) -> str | None:
-    if namespaces is None:
-        return None
-    if "pid" in namespaces:
-        return "pidns"
+_OWN_GROUP = re.compile(r"^0::(.*/linx(?:\.\d+){3}\.[^/]+)(?:/|$)", re.MULTILINE)
+"""A session's own cgroup, by the name that it gets."""
+
+
+def _own_group(where: Path) -> str | None:
     try:
-        own, above = ((path / "cgroup").read_text().splitlines() for path in (where, monitor))
-    except OSError:
+        found = _OWN_GROUP.search((where / "cgroup").read_text(errors="surrogateescape"))
+    except OSError:  # gone
         return None
-    return (
-        "cgroup"
-        if [x for x in own if x.startswith("0::")] != [x for x in above if x.startswith("0::")]
-        else "subreaper"
-    )
+    return None if found is None else found[1]
 
 
 # ---- showing them ----------------------------------------------------------------------------------------------------
@@ -191,7 +274,7 @@ def show(*, as_json: bool) -> int:
         return 0
     from linx_trio import _cli_show
 
-    heads = ["PID", "USER", "STATE", "AGE", "CONTAINMENT", "NAMESPACES", "OWNER", "COMMAND"]
+    heads = ["PID", "USER", "STATE", "AGE", "CONTAINMENT", "NAMESPACES", "ENTERED", "OWNER", "COMMAND"]
     _cli_show.table(heads, [_cells(row) for row in rows])
     return 0
 
@@ -204,6 +287,13 @@ def _cells(row: Row) -> list[str]:
         age(row.age),
         row.containment or "?",
         "?" if row.namespaces is None else ",".join(row.namespaces) or "-",
+        _entered(row),
         "gone" if row.owner is None else f"{row.program}({row.owner})",
         " ".join(row.argv) or "-",
     ]
+
+
+def _entered(row: Row) -> str:
+    if row.target is not None:
+        return str(row.target)
+    return "?" if row.entered is None else "yes" if row.entered else "-"

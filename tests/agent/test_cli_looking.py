@@ -116,6 +116,37 @@ async def test_ps(command: Command) -> None:
     assert not {one.host_pid, inside.host_pid} & {row.pid for row in _cli_ps.sessions()}
 
 
+async def test_entered_sessions_are_told_from_others() -> None:
+    """By PID namespaces, and by who else is there. What is entered without a difference is not entered."""
+    sleep = linx.Workload(["sleep", "1000"], user=linx.user.root_map(), auto_proceed=True)
+    guest = linx.Workload(["sleep", "1000"])
+    async with (
+        linx.spawn(sleep, namespaces={"pid", "uts"}) as pidns,
+        linx.spawn(sleep, namespaces={"pid"}, init=True) as init,
+        linx.spawn(sleep, namespaces={"net"}) as net,
+        linx.spawn(guest) as plain,
+        linx.enter(pidns, guest) as deeper,
+        linx.enter(init, guest, auto_proceed=True) as beside,
+        linx.enter(net, guest, auto_proceed=True) as other,
+        linx.enter(net, guest, namespaces={"user"}, unshare={"net"}) as fresh,
+        linx.enter(plain, guest) as same,
+    ):
+        rows = {row.pid: row for row in _cli_ps.sessions()}
+        found = {s: (rows[s.host_pid].entered, rows[s.host_pid].target) for s in (pidns, init, net, plain, same)}
+        assert set(found.values()) == {(False, None)}
+        for session, target in ((deeper, pidns), (beside, init), (other, net), (fresh, net)):
+            row = rows[session.host_pid]
+            assert (row.entered, row.target) == (True, target.host_pid)
+            assert row.containment == session.containment == "subreaper"
+        told = {row["pid"]: row for row in json.loads(run_linx("ps", "--json").stdout)}
+        assert (told[other.host_pid]["entered"], told[other.host_pid]["target"]) == (True, net.host_pid)
+        heads, *lines = run_linx("ps").stdout.splitlines()
+        place = heads.split().index("ENTERED")
+        cells = {line.split()[0]: line.split()[place] for line in lines}
+        assert cells[str(deeper.host_pid)] == str(pidns.host_pid)
+        assert cells[str(pidns.host_pid)] == "-"
+
+
 # ---- explain ---------------------------------------------------------------------------------------------------------
 
 

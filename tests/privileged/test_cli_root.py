@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 
+import linx_trio as linx
+from linx_trio import _cli_ps
 from tests.agent.commands import Command, command
+from tests.privileged.groups import needs_v2
 
 __all__ = ["command"]  # a fixture
 
@@ -30,3 +33,40 @@ def test_groups_of_somebody_else(command: Command) -> None:
         assert groups_of(command, *somebody, "--groups", "4244,4245") == {4242, 4244, 4245}
     finally:
         os.setgroups(own)
+
+
+@needs_v2
+async def test_whose_cgroup_it_is() -> None:
+    """One that has joined the group of another session is not contained by it."""
+    sleep = linx.Workload(["sleep", "1000"])
+    async with linx.spawn(sleep, limits=linx.Limits()) as one, linx.enter(one, sleep) as other:
+        rows = {row.pid: row.containment for row in _cli_ps.sessions()}
+        assert (rows[one.host_pid], rows[other.host_pid]) == (one.containment, other.containment)
+        assert (one.containment, other.containment) == ("cgroup", "subreaper")
+
+
+async def test_what_others_see_of_a_session() -> None:
+    """Its namespaces they may not look at. Its pids they may, and these say enough where it is a PID namespace."""
+    sleep = linx.Workload(["sleep", "1000"])
+    async with (
+        linx.spawn(sleep, namespaces={"pid"}, auto_proceed=True) as one,
+        linx.spawn(sleep, namespaces={"net"}, auto_proceed=True) as net,
+        linx.enter(one, sleep, auto_proceed=True) as deeper,
+        linx.enter(net, sleep, auto_proceed=True) as other,
+    ):
+        os.seteuid(65534)
+        try:
+            rows = {row.pid: row for row in _cli_ps.sessions()}
+        finally:
+            os.seteuid(0)
+        found = [
+            (row.namespaces, row.entered, row.containment)
+            for s in (one, net, deeper, other)
+            for row in [rows[s.host_pid]]
+        ]
+        assert found == [
+            (None, False, "pidns"),
+            (None, None, "subreaper"),
+            (None, True, "subreaper"),
+            (None, None, "subreaper"),
+        ]
