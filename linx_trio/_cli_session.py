@@ -2,7 +2,8 @@
 
 A signal that comes to the command goes to the workload. One that asks to end (SIGINT, SIGTERM, SIGHUP, SIGQUIT) ends it
 in any case: what is left of it after ``--stop-timeout`` gets SIGKILL, and so it does at the second such signal. Leaving
-the session's block leaves nothing behind; where the command itself is killed with SIGKILL, the agent does that.
+the session's block leaves nothing behind; where the command itself is killed with SIGKILL, the agent does that. SIGTSTP
+stops both, see `_cli_suspend`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import trio
 
 import linx_trio as linx
+from linx_trio import _cli_suspend
 from linx_trio._cli_errors import EXPECTED, TIMED_OUT, Complaint, describe, failure_status, report, status_of, warn
 from linx_trio._cli_workload import Plan
 
@@ -96,6 +98,7 @@ class Performance:
     async def main(self) -> int:
         """Its tasks raise nothing; what went wrong is raised here, where no nursery wraps it."""
         wanted = [number for number in PASSED_ON if signal.getsignal(number) is not signal.SIG_IGN]
+        wanted += _cli_suspend.wanted(self._plan.tty)
         with trio.open_signal_receiver(*wanted) as arrived:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._relay, arrived)
@@ -185,6 +188,8 @@ class Performance:
         async for number in arrived:
             if number in ENDING:
                 self._asks_to_end(number)
+            elif number == signal.SIGTSTP:
+                _cli_suspend.suspend(self._session)
             elif self._session is not None:
                 self._signal(number)
 

@@ -133,6 +133,7 @@ RANKS = {
     "_cli_toml": 30,
     "_cli_supervise": 33,
     "_cli_workload": 31,
+    "_cli_suspend": 27,
     "_cli_session": 32,
     "_cli_explain": 32,
     "_cli_ps": 29,
