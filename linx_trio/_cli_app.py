@@ -192,8 +192,25 @@ def completion_command(shell: str) -> int:
 _HINTS = {
     "--cgroup": "--cgroup is the namespace, as with unshare(1); the group to be born into is --cgroup-path",
     "--user": "--user is the namespace, as with unshare(1); the user to be is --uid",
+    "--kill-child": "it is killed with linx in any case; before that it gets SIGTERM, and --stop-timeout to end",
+    "--fork": "nothing is needed: it is a child of its own in any case",
     "--mount": "--mount is the namespace, as with unshare(1); for a mount: --bind, --ro-bind, --tmpfs, …",
 }
+
+
+_SPACES = {f"--{kind}" for kind in options.KINDS.values()}
+
+
+def _elsewhere(name: str, ctx: click.Context | None) -> str | None:
+    """What to do in place of an option that another program has, or another one of these commands."""
+    if ctx is None or ctx.command.name not in PLANS:
+        return None
+    from linx_trio._cli_elsewhere import ELSEWHERE
+
+    if name in ELSEWHERE:
+        return ELSEWHERE[name]
+    having = [verb for verb in PLANS if any(name in param.opts for param in cli.commands[verb].params)]
+    return f"{name} is an option of: {', '.join(f'linx {verb}' for verb in having)}" if having else None
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -230,10 +247,13 @@ def _told(exc: click.ClickException, arguments: Sequence[str]) -> Complaint:
     if isinstance(exc, click.NoSuchOption):
         known = [] if ctx is None else [name for param in ctx.command.params for name in param.opts]
         message = f"there is no option {exc.option_name}{nearest(exc.option_name, known) if known else ''}"
-        if len(message) > 200:
+        hint = _elsewhere(exc.option_name, ctx)
+        if hint is not None or len(message) > 200:
             message = f"there is no option {exc.option_name}"
     elif isinstance(exc, click.BadOptionUsage) and "does not take a value" in message:
-        hint = _HINTS.get(exc.option_name, "to join one that exists: linx enter PID -- CMD")
+        hint = _HINTS.get(exc.option_name)
+        if hint is None and f"--{exc.option_name.removeprefix('--unshare-').lstrip('-')}" in _SPACES:
+            hint = "without it, it is the caller's; to join one that exists: linx enter PID -- CMD"
     elif isinstance(exc, click.MissingParameter) and exc.param is not None and exc.param.name == "argv":
         message = "there is no program to run"
         hint = f"linx {ctx.command.name if ctx else 'run'} [OPTION]… -- CMD [ARG]…"

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ import trio
 
 import linx_trio as linx
 from linx_trio import _cli_suspend
+from linx_trio._cli_elsewhere import ELSEWHERE
 from linx_trio._cli_errors import EXPECTED, TIMED_OUT, Complaint, describe, failure_status, report, status_of, warn
 from linx_trio._cli_workload import Plan
 
@@ -76,6 +78,12 @@ def _with_advice(exc: BaseException, plan: Plan) -> BaseException:
         return exc
     if "mount" in kinds and name[:1].isdigit() and name[-1:] in "0123456789kKmMgG":
         return Complaint(str(exc).split("\n")[0], "-m is the mount namespace; for memory: --memory " + name, 127)
+    if "mount" in kinds and name.startswith("type="):
+        return Complaint(
+            str(exc).split("\n")[0], "--mount is the namespace; for a mount: --bind SRC DST, -v SRC:DST", 127
+        )
+    if "pid" in kinds and re.fullmatch(r"[\d.:]*:\d+(/\w+)?", name):
+        return Complaint(str(exc).split("\n")[0], f"-p is the pid namespace; for ports: {ELSEWHERE['--publish']}", 127)
     if kinds & {"user", "uts"} and name.replace(":", "").isdigit():
         return Complaint(str(exc).split("\n")[0], "-U and -u are namespaces; for the user: --uid " + name, 127)
     return exc

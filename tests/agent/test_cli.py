@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 import linx_trio
+from linx_trio import _cli_app
+from linx_trio._cli_elsewhere import ELSEWHERE
 from tests.agent.commands import LINX, ROOT, Command, command, environment, linx
 
 __all__ = ["command"]  # a fixture
@@ -404,6 +407,11 @@ def test_a_profile_in_a_file(command: Command, tmp_path: Path) -> None:
         (["--setgroups", "deny"], ["belongs to a map"]),
         (["--net=/run/netns/x"], ["does not take a value", "linx enter PID"]),
         (["--cgroup=x"], ["--cgroup-path"]),
+        (["--pid=host"], ["does not take a value", "it is the caller's"]),
+        (["--kill-child=TERM"], ["does not take a value", "killed with linx in any case"]),
+        (["--tmp-overlay", "/x"], ["there is no option --tmp-overlay\n", "--overlay UPPER WORK DST"]),
+        (["-d"], ["there is no option -d\n", "linx supervise"]),
+        (["--ro", "/srv"], ["there is no option --ro\n", "--ro is an option of: linx sandbox"]),
         (["-it"], ["-it is docker's"]),
         (["--tty"], ["standard input is none"]),
         (["--monotonic", "1", "--time-offset", "monotonic=2"], ["contradict"]),
@@ -452,12 +460,31 @@ def test_an_unknown_command_gets_the_nearest(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "hint"), [(["-m", "256M"], "--memory 256M"), (["-U", "1000:1000"], "--uid 1000:1000")]
+    ("given", "hint"),
+    [
+        (["-m", "256M"], "--memory 256M"),
+        (["-U", "1000:1000"], "--uid 1000:1000"),
+        (["-p", "8080:80"], "-p is the pid namespace"),
+        (["-p", "127.0.0.1:8080:80/tcp"], "-p is the pid namespace"),
+        (["--mount", "type=bind,src=/a,dst=/b"], "-v SRC:DST"),
+    ],
 )
 def test_options_taken_for_dockers_get_advice(command: Command, given: list[str], hint: str) -> None:
     status, _, err = command("run", *OWN, *given, "true")
     assert status == 127
     assert hint in err
+
+
+def test_advice_names_options_that_there_are() -> None:
+    """And is given for those only that there are not; the documentation has them all."""
+    commands = [_cli_app.cli.commands[verb] for verb in _cli_app.PLANS]
+    known = {name for command in commands for param in command.params for name in param.opts}
+    page = (ROOT / "docs" / "command.md").read_text()
+    of_run = {name for param in commands[0].params for name in param.opts}
+    for name, advice in ELSEWHERE.items():
+        assert name not in of_run
+        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*(?![\w'])", advice)) - known <= {"-a", "-c"}, (name, advice)
+        assert f"`{name}`" in page
 
 
 def test_options_end_at_the_program(command: Command) -> None:

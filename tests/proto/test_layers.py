@@ -125,6 +125,7 @@ RANKS = {
     "_probe": 21,
     "_cli": 35,
     "_cli_values": 27,
+    "_cli_elsewhere": 27,
     "_cli_errors": 28,
     "_cli_options": 28,
     "_cli_show": 27,
