@@ -11,7 +11,9 @@ import click
 
 import linx_trio as linx
 from linx_trio import _cli_options as options
-from linx_trio._cli_errors import EXPECTED, Complaint, report
+from linx_trio import _cli_params as params
+from linx_trio._cli_errors import EXPECTED, FAILED, Complaint, report, warn
+from linx_trio._cli_usage import complaint
 from linx_trio._cli_values import nearest
 from linx_trio._cli_workload import Plan, enter_plan, run_plan, sandbox_plan
 
@@ -32,6 +34,10 @@ class Group(click.Group):
             raise click.UsageError(f"there is no command {name!r}{nearest(name, self.commands)}", ctx)
         return super().resolve_command(ctx, args)
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """As they are defined: what is needed first comes first."""
+        return list(self.commands)
+
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(linx.__version__, "-V", "--version", prog_name="linx-trio", message="%(prog)s %(version)s")
@@ -43,9 +49,9 @@ def cli() -> None:
     """
 
 
-def _perform(ctx: click.Context, verb: str, params: dict[str, Any]) -> int:
-    order = ctx.meta.get(options.ORDER, ())
-    plan = enter_plan(params) if verb == "enter" else PLANS[verb](params, order)
+def _perform(ctx: click.Context, verb: str, given: dict[str, Any]) -> int:
+    order = ctx.meta.get(params.ORDER, ())
+    plan = enter_plan(given) if verb == "enter" else PLANS[verb](given, order)
     explaining = ctx.find_root().meta.get("linx_trio.explain")
     if explaining is not None:
         from linx_trio import _cli_explain
@@ -57,7 +63,12 @@ def _perform(ctx: click.Context, verb: str, params: dict[str, Any]) -> int:
     return _cli_session.perform(plan)
 
 
-@cli.command("run", cls=options.Command, context_settings=options.SETTINGS)
+@cli.command(
+    "run",
+    short_help="Run a program, with what is its own where asked for.",
+    cls=params.Command,
+    context_settings=options.SETTINGS,
+)
 @options.NAMESPACES
 @options.NAMES
 @options.ROOT
@@ -68,18 +79,20 @@ def _perform(ctx: click.Context, verb: str, params: dict[str, Any]) -> int:
 @options.RUNNING
 @options.ARGV
 @click.pass_context
-def run_command(ctx: click.Context, /, **params: Any) -> int:
+def run_command(ctx: click.Context, /, **given: Any) -> int:
     """Run a program, with namespaces, a file system, privileges and limits of its own where asked for.
 
     Without options it is just run, and what it leaves behind is killed with it.
     """
-    return _perform(ctx, "run", params)
+    return _perform(ctx, "run", given)
 
 
-@cli.command("sandbox", cls=options.Command, context_settings=options.SETTINGS)
-@options.many("--ro", type=click.Path(), metavar="PATH", help="Something else of the host to be seen.")
-@options.many("--rw", type=click.Path(), metavar="PATH", help="Something of the host to be written to.")
-@options.flag("--share-net", "--network", "share_net", help="In the host's network; else it has none.")
+@cli.command(
+    "sandbox", short_help="Run a program that nobody has read.", cls=params.Command, context_settings=options.SETTINGS
+)
+@params.many("--ro", type=click.Path(), metavar="PATH", help="Something else of the host to be seen.")
+@params.many("--rw", type=click.Path(), metavar="PATH", help="Something of the host to be written to.")
+@params.flag("--share-net", "--network", "share_net", help="In the host's network; else it has none.")
 @options.NAMES
 @options.MOUNTS
 @options.PROCESS
@@ -88,16 +101,21 @@ def run_command(ctx: click.Context, /, **params: Any) -> int:
 @options.RUNNING
 @options.ARGV
 @click.pass_context
-def sandbox_command(ctx: click.Context, /, **params: Any) -> int:
+def sandbox_command(ctx: click.Context, /, **given: Any) -> int:
     """Run a program that nobody has read.
 
     It sees the host's /usr, read-only, and a /tmp, /dev and /proc of its own; it has no network, no capabilities, and
     none of the caller's environment. For root and for anybody else.
     """
-    return _perform(ctx, "sandbox", params)
+    return _perform(ctx, "sandbox", given)
 
 
-@cli.command("enter", cls=options.TargetFirst, context_settings=options.SETTINGS)
+@cli.command(
+    "enter",
+    short_help="Run a program where a running process is.",
+    cls=params.TargetFirst,
+    context_settings=options.SETTINGS,
+)
 @options.JOINED
 @options.PROCESS
 @options.PRIVILEGES
@@ -106,16 +124,18 @@ def sandbox_command(ctx: click.Context, /, **params: Any) -> int:
 @click.argument("target", metavar="PID")
 @options.ARGV
 @click.pass_context
-def enter_command(ctx: click.Context, /, **params: Any) -> int:
+def enter_command(ctx: click.Context, /, **given: Any) -> int:
     """Run a program inside the namespaces, and the cgroup, of the running process PID (or /proc/PID)."""
-    if params["argv"][:1] == ("--",):
-        params["argv"] = params["argv"][1:]
-    return _perform(ctx, "enter", params)
+    if given["argv"][:1] == ("--",):
+        given["argv"] = given["argv"][1:]
+    return _perform(ctx, "enter", given)
 
 
-@cli.command("explain", context_settings=options.SETTINGS)
-@options.flag("--check", help="Also try it, up to the program's first instruction, which is never reached.")
-@options.flag("--json", "as_json", help="As JSON.")
+@cli.command(
+    "explain", short_help="Say what one of these would do, without doing it.", context_settings=options.SETTINGS
+)
+@params.flag("--check", help="Also try it, up to the program's first instruction, which is never reached.")
+@params.flag("--json", "as_json", help="As JSON.")
 @click.argument("verb", metavar="run|sandbox|enter")
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED, metavar="[OPTION]… [--] CMD [ARG]…")
 @click.pass_context
@@ -129,8 +149,8 @@ def explain_command(ctx: click.Context, check: bool, as_json: bool, verb: str, r
         return int(command.invoke(inner))
 
 
-@cli.command("ps")
-@options.flag("--json", "as_json", help="As JSON.")
+@cli.command("ps", short_help="List the sessions that live on this machine.")
+@params.flag("--json", "as_json", help="As JSON.")
 def ps_command(as_json: bool) -> int:
     """List the sessions that live on this machine, whoever started them."""
     from linx_trio import _cli_ps
@@ -138,8 +158,8 @@ def ps_command(as_json: bool) -> int:
     return _cli_ps.show(as_json=as_json)
 
 
-@cli.command("doctor")
-@options.flag("--json", "as_json", help="As JSON.")
+@cli.command("doctor", short_help="Try what works here; say why the rest does not.")
+@params.flag("--json", "as_json", help="As JSON.")
 @click.argument("features", nargs=-1, metavar="[FEATURE]…")
 def doctor_command(as_json: bool, features: tuple[str, ...]) -> int:
     """Try what works here; say why the rest does not, and what to do about it.
@@ -157,9 +177,9 @@ def doctor_command(as_json: bool, features: tuple[str, ...]) -> int:
     return 1 if features and probe.failed else 0
 
 
-@cli.command("supervise")
-@options.flag("--check", help="Only read the file, and list its children.")
-@options.flag("--json", "as_json", help="What happens, as lines of JSON on stderr; with --check, the list on stdout.")
+@cli.command("supervise", short_help="Keep programs running.")
+@params.flag("--check", help="Only read the file, and list its children.")
+@params.flag("--json", "as_json", help="What happens, as lines of JSON on stderr; with --check, the list on stdout.")
 @click.argument("file", type=click.Path())
 def supervise_command(check: bool, as_json: bool, file: str) -> int:
     """Keep the programs of a TOML file running, until a signal says otherwise.
@@ -171,8 +191,8 @@ def supervise_command(check: bool, as_json: bool, file: str) -> int:
     return _cli_supervise.supervise(file, check=check, as_json=as_json)
 
 
-@cli.command("completion")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@cli.command("completion", short_help="Print what makes a shell complete all this.")
+@click.argument("shell", type=params.OneOf(["bash", "zsh", "fish"]), metavar="bash|zsh|fish")
 def completion_command(shell: str) -> int:
     """Print what makes a shell complete the words of this command.
 
@@ -189,29 +209,6 @@ def completion_command(shell: str) -> int:
 
 # ---- running it ------------------------------------------------------------------------------------------------------
 
-_HINTS = {
-    "--cgroup": "--cgroup is the namespace, as with unshare(1); the group to be born into is --cgroup-path",
-    "--user": "--user is the namespace, as with unshare(1); the user to be is --uid",
-    "--kill-child": "it is killed with linx in any case; before that it gets SIGTERM, and --stop-timeout to end",
-    "--fork": "nothing is needed: it is a child of its own in any case",
-    "--mount": "--mount is the namespace, as with unshare(1); for a mount: --bind, --ro-bind, --tmpfs, …",
-}
-
-
-_SPACES = {f"--{kind}" for kind in options.KINDS.values()}
-
-
-def _elsewhere(name: str, ctx: click.Context | None) -> str | None:
-    """What to do in place of an option that another program has, or another one of these commands."""
-    if ctx is None or ctx.command.name not in PLANS:
-        return None
-    from linx_trio._cli_elsewhere import ELSEWHERE
-
-    if name in ELSEWHERE:
-        return ELSEWHERE[name]
-    having = [verb for verb in PLANS if any(name in param.opts for param in cli.commands[verb].params)]
-    return f"{name} is an option of: {', '.join(f'linx {verb}' for verb in having)}" if having else None
-
 
 def run(arguments: Sequence[str]) -> int:
     """The exit status."""
@@ -220,13 +217,16 @@ def run(arguments: Sequence[str]) -> int:
             from click.shell_completion import shell_complete
 
             return shell_complete(cli, {}, "linx", _COMPLETE, instruction)
+        if not arguments:
+            warn(cli.get_help(click.Context(cli, info_name="linx")))
+            return FAILED
         # Not cli.main(), which has statuses of its own.
         with cli.make_context("linx", list(arguments)) as ctx:
             return int(cli.invoke(ctx) or 0)
     except click.exceptions.Exit as exc:
         return exc.exit_code
     except click.ClickException as exc:
-        return report(_told(exc, arguments))
+        return report(complaint(exc, arguments))
     except click.Abort:
         return 128 + 2
     except EXPECTED as exc:
@@ -237,26 +237,3 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("LINX_DEBUG"):
             raise
         return report(Complaint(f"{type(exc).__name__}: {exc}", "this is a defect; LINX_DEBUG=1 shows where"))
-
-
-def _told(exc: click.ClickException, arguments: Sequence[str]) -> Complaint:
-    """What click has to say of a command line, in this command's form."""
-    message = exc.format_message()
-    ctx = getattr(exc, "ctx", None)
-    hint = None
-    if isinstance(exc, click.NoSuchOption):
-        known = [] if ctx is None else [name for param in ctx.command.params for name in param.opts]
-        message = f"there is no option {exc.option_name}{nearest(exc.option_name, known) if known else ''}"
-        hint = _elsewhere(exc.option_name, ctx)
-        if hint is not None or len(message) > 200:
-            message = f"there is no option {exc.option_name}"
-    elif isinstance(exc, click.BadOptionUsage) and "does not take a value" in message:
-        hint = _HINTS.get(exc.option_name)
-        if hint is None and f"--{exc.option_name.removeprefix('--unshare-').lstrip('-')}" in _SPACES:
-            hint = "without it, it is the caller's; to join one that exists: linx enter PID -- CMD"
-    elif isinstance(exc, click.MissingParameter) and exc.param is not None and exc.param.name == "argv":
-        message = "there is no program to run"
-        hint = f"linx {ctx.command.name if ctx else 'run'} [OPTION]… -- CMD [ARG]…"
-    if hint is None and isinstance(exc, click.UsageError) and ctx is not None:
-        hint = f"{ctx.command_path} --help"
-    return Complaint(message, hint)

@@ -49,7 +49,10 @@ def failure_status(exc: BaseException) -> int:
 
 def describe(exc: BaseException) -> dict[str, Any]:
     """An error as data: what ``--json`` has below ``error``."""
-    told: dict[str, Any] = {"type": type(exc).__name__, "message": str(exc).split("\n  hint: ")[0]}
+    told: dict[str, Any] = {
+        "type": type(exc).__name__,
+        "message": _ADVICE.sub(_option, str(exc).split("\n  hint: ")[0]),
+    }
     if isinstance(exc, SetupError):
         told |= {"stage": exc.stage, "errno": errno.errorcode.get(exc.errno or 0), "filename": _text(exc.filename)}
     if isinstance(exc, (SetupError, NotSupported, Complaint)) and exc.hint is not None:

@@ -184,7 +184,10 @@ def filter_of(source: str, kept: Sequence[str]) -> linx.seccomp.Filter:
         return linx.seccomp.default()
     data = content(source, "--seccomp")
     if data.lstrip()[:1] != b"{":
-        return linx.seccomp.from_bpf(data)
+        try:
+            return linx.seccomp.from_bpf(data)
+        except ValueError as exc:
+            raise Complaint(f"--seccomp {source}: it is neither JSON nor a BPF program: {exc}") from None
     if not source.isdecimal():
         return linx.seccomp.from_oci(source, capabilities=kept)
     import json

@@ -41,7 +41,10 @@ def entries(words: Iterable[tuple[str, Any]], *, rootless: bool) -> list[linx.mo
         for said in pending:
             if name not in _TAKE[said]:
                 raise Complaint(f"{_spelled(said)} is about what follows it, and {_spelled(name)} has no {_WHAT[said]}")
-        found += _entry(name, value, pending, rootless)
+        try:
+            found += _entry(name, value, pending, rootless)
+        except ValueError as exc:
+            raise Complaint(f"{_spelled(name)}: {str(exc).partition(': ')[2] or exc}") from None
         pending = {}
     if pending:
         said = next(iter(pending))

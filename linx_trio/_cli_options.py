@@ -7,126 +7,34 @@ different things there, it is unshare's: ``-m`` is the mount namespace (``docker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from linx_trio import _cli_values as values
-
-F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
-
-ORDER = "linx_trio.order"
-"""In a context's ``meta``: the names of the parameters given, in the order of the command line, repeated ones too."""
+from linx_trio._cli_params import (
+    GID,
+    NUMBER,
+    PATH,
+    SECONDS,
+    UID,
+    OneOf,
+    Value,
+    count_or_max,
+    cpu_numbers,
+    cpus,
+    flag,
+    many,
+    together,
+)
 
 KINDS = {"m": "mount", "u": "uts", "i": "ipc", "n": "net", "p": "pid", "U": "user", "C": "cgroup", "T": "time"}
-
-
-class Command(click.Command):
-    """One whose options end at the first word that is none; it remembers in which order they were given."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        taken = args[: args.index("--")] if "--" in args else args
-        for word in ("-it", "-ti"):
-            if word in taken and any("-i" in param.opts for param in self.params):
-                raise click.UsageError(
-                    f"{word} is docker's; here -i is the ipc namespace, as with unshare(1). "
-                    "Write -t: standard input is passed on anyway",
-                    ctx,
-                )
-        _, _, order = self.make_parser(ctx).parse_args(list(args))
-        ctx.meta[ORDER] = [param.name for param in order]
-        return super().parse_args(ctx, args)
-
-
-if TYPE_CHECKING:
-    ParamType = click.ParamType[Any]
-else:
-    ParamType = click.ParamType
-
-
-class TargetFirst(Command):
-    """One whose first argument may also stand before the options."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and not args[0].startswith("-"):
-            target, *others = args
-            found, _, _ = self.make_parser(ctx).parse_args([*others])
-            argv = found.get("argv")
-            first = [found["target"]] if isinstance(found.get("target"), str) else []  # click has a mark for none
-            place = len(others) - len([*first, *(argv if isinstance(argv, (tuple, list)) else ())])
-            args = [*others[:place], target, *others[place:]]
-        return super().parse_args(ctx, args)
-
-
-class Value(ParamType):
-    """What one of the pure functions makes of a word."""
-
-    def __init__(self, name: str, convert: Callable[[str], Any]) -> None:
-        self.name = name
-        self._convert = convert
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._convert(value)
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
-
-
-PATH = click.Path()
-NUMBER = Value("number", values.number)
-SECONDS = Value("seconds", values.seconds)
-UID = Value("uid", lambda text: values.account(text, "uid"))
-GID = Value("gid", lambda text: values.account(text, "gid"))
-
-
-def together(*options: Decorator[Any]) -> Decorator[Any]:
-    """One decorator of several, which appear in their order."""
-
-    def decorate(function: Any) -> Any:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
-
-
-def many(*names: str, **more: Any) -> Decorator[Any]:
-    """One that can be repeated."""
-    return click.option(*names, multiple=True, **more)
-
-
-def flag(*names: str, help: str, **more: Any) -> Decorator[Any]:
-    return click.option(*names, is_flag=True, help=help, **more)
-
-
-def _count_or_max(text: str) -> int | str:
-    return "max" if text in ("max", "unlimited", "-1") else values.number(text)
-
-
-def _cpus(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no number of CPUs, like 0.5") from None
-
-
-def _cpu_numbers(text: str) -> frozenset[int]:
-    from linx_trio._limits import cpu_list
-
-    found: set[int] = set()
-    for part in str(cpu_list(text, "CPUs")).split(","):
-        first, _, last = part.partition("-")
-        found |= set(range(int(first), int(last or first) + 1))
-    return frozenset(found)
-
 
 # ---- namespaces ------------------------------------------------------------------------------------------------------
 
 NAMESPACES = together(
+    "Namespaces, and the ids in them",
     *(
         flag(
             f"-{letter}", f"--{kind}", *([] if kind in ("mount", "time") else [f"--unshare-{kind}"]),
@@ -145,10 +53,11 @@ NAMESPACES = together(
          help="A line of the uid map. Implies --user. Repeatable."),
     many("--map-groups", type=Value("map", values.id_map), metavar="INSIDE:OUTSIDE:COUNT",
          help="A line of the gid map. Implies --user. Repeatable."),
-    click.option("--setgroups", type=click.Choice(["allow", "deny"]), help="With a map: whether setgroups(2) works."),
+    click.option("--setgroups", type=OneOf(["allow", "deny"]), help="With a map: whether setgroups(2) works."),
 )  # fmt: skip
 
 NAMES = together(
+    "Settings of namespaces",
     click.option("--hostname", metavar="NAME", help="The host's name inside (needs --uts)."),
     click.option("--domainname", metavar="NAME", help="The NIS domain's name inside (needs --uts)."),
     many("--sysctl", type=Value("setting", values.pair), metavar="NAME=VALUE",
@@ -161,6 +70,7 @@ NAMES = together(
 )  # fmt: skip
 
 JOINED = together(
+    "What is joined",
     *(
         flag(f"-{letter}", f"--{kind}", f"ns_{kind}", help=f"Join its {kind} namespace.")
         for letter, kind in KINDS.items()
@@ -172,15 +82,17 @@ JOINED = together(
 # ---- the file system -------------------------------------------------------------------------------------------------
 
 ROOT = together(
+    "The file system",
     click.option("-R", "--root", type=PATH, metavar="DIR", help="Becomes /, and nothing of the old root remains."),
     flag("--empty-root", help="/ is an empty tmpfs, as bwrap has it; fill it with the options below."),
     flag("--read-only", help="When all is mounted, the mount at / becomes read-only; what is mounted below does not."),
-    click.option("--propagation", type=click.Choice(["private", "slave", "shared", "unchanged"]),
+    click.option("--propagation", type=OneOf(["private", "slave", "shared", "unchanged"]),
                  help="What is mounted later: stays here (private, as without it), also comes from the host (slave), "
                  "or goes both ways (shared)."),
 )  # fmt: skip
 
 MOUNTS = together(
+    "The file system, in the order of these options",
     many("--bind", "fs_bind", nargs=2, type=PATH, metavar="SRC DST",
          help="A file or directory of the host, without device nodes and set-user-ID."),
     many("--ro-bind", "fs_ro_bind", nargs=2, type=PATH, metavar="SRC DST", help="The same, read-only."),
@@ -220,11 +132,12 @@ MOUNTS = together(
 # ---- the process -----------------------------------------------------------------------------------------------------
 
 PROCESS = together(
+    "The process",
     click.option("-w", "--workdir", "--chdir", "--wd", "--cwd", "chdir", metavar="DIR",
                  help="The working directory, inside."),
     many("-e", "--env", metavar="NAME[=VALUE]", help="A variable; without a value, the caller's."),
     many("--env-file", type=PATH, metavar="FILE",
-         help="Variables of a file, a line for each, as docker has it; --env goes before them."),
+         help="Variables of a file, a line for each, as docker has it; --env counts more."),
     many("--setenv", nargs=2, metavar="NAME VALUE", help="The same as --env NAME=VALUE."),
     many("--unsetenv", metavar="NAME", help="Takes a variable away."),
     flag("--clearenv", help="Begin with an empty environment."),
@@ -239,7 +152,7 @@ PROCESS = together(
     click.option("--umask", type=Value("mode", values.octal), metavar="OCTAL", help="See umask(2)."),
     click.option("--nice", type=NUMBER, metavar="N", help="Added to the caller's."),
     click.option("--oom-score-adj", type=NUMBER, metavar="N", help="-1000 to 1000, see proc(5)."),
-    click.option("--cpu-affinity", type=Value("cpus", _cpu_numbers), metavar="LIST",
+    click.option("--cpu-affinity", type=Value("cpus", cpu_numbers), metavar="LIST",
                  help="CPUs like 0-3,5, by sched_setaffinity(2)."),
     many("--rlimit", "--ulimit", "rlimit", type=Value("limit", values.rlimit),
          metavar="NAME=SOFT[:HARD]", help="A limit of getrlimit(2), like nofile=1024. Repeatable."),
@@ -248,6 +161,7 @@ PROCESS = together(
 )  # fmt: skip
 
 PRIVILEGES = together(
+    "Privileges",
     many("--cap-drop", metavar="CAP,…|ALL", help="Take capabilities away."),
     many("--cap-add", metavar="CAP,…", help="With --cap-drop ALL: except these."),
     many("--keep-caps", metavar="CAP,…|none", help="Exactly these, in all five sets."),
@@ -257,12 +171,13 @@ PRIVILEGES = together(
 )  # fmt: skip
 
 LIMITS = together(
+    "Limits",
     click.option("--memory", metavar="SIZE", help="At most so much, like 256M; beyond it, killed."),
     click.option("--memory-swap", metavar="SIZE", help="Memory and swap together, as docker has it; -1: unlimited."),
     click.option("--memory-high", metavar="SIZE", help="Beyond it, slowed down."),
     click.option("--swap", metavar="SIZE", help="Swap alone; 0 is none."),
-    click.option("--pids-limit", type=Value("count", _count_or_max), metavar="N", help="Processes and threads."),
-    click.option("--cpus", type=Value("cpus", _cpus), metavar="N", help="CPU time: 0.5 is half a CPU."),
+    click.option("--pids-limit", type=Value("count", count_or_max), metavar="N", help="Processes and threads."),
+    click.option("--cpus", type=Value("cpus", cpus), metavar="N", help="CPU time: 0.5 is half a CPU."),
     click.option("--cpu-weight", type=NUMBER, metavar="N", help="The share among siblings, 1 to 10000."),
     click.option("--cpuset-cpus", metavar="LIST", help="The CPUs to run on, like 0-3,5."),
     *(
@@ -281,6 +196,7 @@ LIMITS = together(
 )  # fmt: skip
 
 RUNNING = together(
+    "Running it",
     flag("-t", "--tty", help="On a terminal of its own, with yours attached to it."),
     click.option("--timeout", type=SECONDS, metavar="DURATION", help="End it after so long; the exit status is 124."),
     click.option("--stop-timeout", type=SECONDS, default="5", show_default=True, metavar="DURATION",

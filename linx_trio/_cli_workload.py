@@ -79,6 +79,8 @@ def enter_plan(p: Params) -> Plan:
     if named and p["ns_all"]:
         raise Complaint(f"--all and --{min(named)} contradict each other: all are joined if none is named")
     options = {**fields.process(p), **fields.limits(p), **fields.privileges(p)}
+    if not p["target"].isdecimal() and "/" not in p["target"]:
+        raise Complaint(f"{p['target']!r} is no PID", "it is a number, as 'linx ps' has it, or a path like /proc/PID")
     target = int(p["target"]) if p["target"].isdecimal() else p["target"]
     plan = _plan("enter", p, linx.Workload(p["argv"], **options))
     return dataclasses.replace(plan, target=target, joined=named or None, join_cgroup=not p["no_cgroup"])

@@ -411,6 +411,11 @@ def test_a_profile_in_a_file(command: Command, tmp_path: Path) -> None:
         (["--kill-child=TERM"], ["does not take a value", "killed with linx in any case"]),
         (["--tmp-overlay", "/x"], ["there is no option --tmp-overlay\n", "--overlay UPPER WORK DST"]),
         (["-d"], ["there is no option -d\n", "linx supervise"]),
+        (["--bind", "/srv"], ["linx: --bind: dst must be an absolute path, not 'echo'"]),
+        (["-S", "nobody-of-that-name"], ["linx: --uid: 'nobody-of-that-name' is neither"]),
+        (["-r", "--sysctl", "net.ipv4.ip_forward=1"], ["needs a namespace", "add --net\n"]),
+        (["--seccomp", "/etc/passwd"], ["--seccomp /etc/passwd: it is neither JSON nor a BPF program"]),
+        (["--setgroups", "alow"], ["linx: --setgroups: 'alow' is none of them; did you mean 'allow'?"]),
         (["--ro", "/srv"], ["there is no option --ro\n", "--ro is an option of: linx sandbox"]),
         (["-it"], ["-it is docker's"]),
         (["--tty"], ["standard input is none"]),
@@ -445,6 +450,46 @@ def test_bad_options_are_explained(
     assert "Traceback" not in err
     for word in words:
         assert word in err
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--json", "ps"], "there is no option --json\n  hint: it stands behind the command: linx ps --json"),
+        (["--tty", "bash"], "there is no option --tty\n  hint: it stands behind the command: linx run --tty"),
+        (["explain", "run", "--memroy", "1"], "there is no option --memroy; did you mean '--memory'?"),
+        (["explain", "run", "--bind", "x"], "--bind takes SRC DST\n  hint: linx run --help"),
+        (["completion", "bsh"], "bash|zsh|fish: 'bsh' is none of them; did you mean 'bash'?"),
+        (["enter", "abc", "true"], "'abc' is no PID\n  hint: it is a number"),
+    ],
+)
+def test_bad_command_lines_are_explained(command: Command, given: list[str], words: str) -> None:
+    status, out, err = command(*given)
+    assert (status, out) == (125, "")
+    assert err.startswith(f"linx: {words}")
+
+
+def test_nothing_at_all_is_told_what_there_is(command: Command) -> None:
+    status, out, err = command()
+    assert (status, out) == (125, "")
+    assert err.startswith("Usage: linx ")
+    assert err.index("  run ") < err.index("  sandbox ") < err.index("  completion ")
+
+
+def test_the_help_has_sections(command: Command) -> None:
+    for verb, first in (
+        ("run", "\nNamespaces, and the ids in them:\n  -m, --mount "),
+        ("enter", "\nWhat is joined:\n"),
+    ):
+        status, out, _ = command(verb, "--help")
+        assert status == 0
+        assert first in out
+        assert (
+            out.index("\nLimits:\n")
+            < out.index("  --memory ")
+            < out.index("\nRunning it:\n")
+            < out.index("  -t, --tty ")
+        )
 
 
 def test_nothing_to_run(command: Command) -> None:

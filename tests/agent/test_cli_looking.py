@@ -85,7 +85,7 @@ async def test_enter(command: Command) -> None:
 def test_entering_what_is_not_there(command: Command) -> None:
     status, _, err = command("enter", "999999999", "true")
     assert (status, "(stage open_ns_user)" in err) == (125, True)
-    assert command("enter")[::2] == (125, "linx: Missing argument 'PID'.\n  hint: linx enter --help\n")
+    assert command("enter")[::2] == (125, "linx: PID is missing\n  hint: linx enter --help\n")
     assert "there is no program to run" in command("enter", "1")[2]
     assert "contradict" in command("enter", "-a", "-n", "1", "true")[2]
 
