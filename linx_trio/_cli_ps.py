@@ -151,7 +151,8 @@ class _Look:
         top = next((stat for stat in self._children.get(monitor.pid, ()) if stat.state != "Z"), None)
         if top is None:
             return None
-        own, above = (_pids(self._proc / str(stat.pid)) for stat in (top, monitor))
+        # Its pid in each PID namespace, from that of this /proc on.
+        own, above = (_status(self._proc / str(stat.pid), "NSpid") for stat in (top, monitor))
         return own[-1] != "1" if len(own) > len(above) > 0 else None
 
     def _without_pidns(self, where: Path) -> str:
@@ -189,13 +190,13 @@ class _Look:
 _OURS = {"linx-zygote", "linx-monitor", "linx-reaper"}
 
 
-def _pids(where: Path) -> list[str]:
-    """Its pid in each PID namespace from that of ``/proc`` on."""
+def _status(where: Path, field: str) -> list[str]:
+    """A line of its ``status``: unlike an owner of files in ``/proc`` it is there, and true, for everybody."""
     try:
         lines = (where / "status").read_text(errors="surrogateescape").splitlines()
     except OSError:  # gone
         return []
-    return next((line.split()[1:] for line in lines if line.startswith("NSpid:")), [])
+    return next((line.split()[1:] for line in lines if line.startswith(f"{field}:")), [])
 
 
 def _workload(children: dict[int, list[Stat]], above: Stat) -> Stat | None:
@@ -216,14 +217,13 @@ def _argv(where: Path) -> list[str]:
 def _user(where: Path) -> str:
     import pwd
 
-    try:
-        uid = where.stat().st_uid
-    except OSError:  # gone
+    uids = _status(where, "Uid")
+    if not uids:
         return "?"
     try:
-        return pwd.getpwuid(uid).pw_name
+        return pwd.getpwuid(int(uids[1])).pw_name
     except KeyError:
-        return str(uid)
+        return uids[1]
 
 
 def _uptime(proc: Path) -> float:
