@@ -51,20 +51,29 @@ def describe(exc: BaseException) -> dict[str, Any]:
     """An error as data: what ``--json`` has below ``error``."""
     told: dict[str, Any] = {
         "type": type(exc).__name__,
-        "message": _ADVICE.sub(_option, str(exc).split("\n  hint: ")[0]),
+        "message": in_words(str(exc).split("\n  hint: ")[0]),
     }
     if isinstance(exc, SetupError):
         told |= {"stage": exc.stage, "errno": errno.errorcode.get(exc.errno or 0), "filename": _text(exc.filename)}
     if isinstance(exc, (SetupError, NotSupported, Complaint)) and exc.hint is not None:
-        told["hint"] = _ADVICE.sub(_option, str(exc.hint))
+        told["hint"] = in_words(str(exc.hint))
     return told
 
 
-_ADVICE = re.compile(r"add '(\w+)' to namespaces")
+_ADVICE = re.compile(r"add '(\w+)'(?: to namespaces)?")
+_ARGUMENT = re.compile(r"\b(uid|gid|groups|root)=(?=[ ,)])")
+_SPELLED = {"join_cgroup=False": "--no-cgroup", "no_new_privs=True": "--no-new-privs"}
+
+
+def in_words(text: str) -> str:
+    """What the library says, in the words of the command line."""
+    for theirs, ours in _SPELLED.items():
+        text = text.replace(theirs, ours)
+    return _ARGUMENT.sub(r"--\1", _ADVICE.sub(_option, text))
 
 
 def _option(found: re.Match[str]) -> str:
-    """The library's advice in the words of the command line; a user namespace is of use with a map only."""
+    """A user namespace is of use with a map only."""
     return "add --map-root-user" if found[1] == "user" else f"add --{found[1]}"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import linx_trio as linx
-from linx_trio import _cli_errors, _cli_mounts, _cli_ps, _cli_toml
+from linx_trio import _causes, _cli_errors, _cli_mounts, _cli_ps, _cli_toml, _hints
 from linx_trio import _cli_values as values
 from linx_trio._cli_options import mount_order
 from linx_trio._options import RLIMITS
@@ -231,6 +232,16 @@ def test_hints_are_in_the_words_of_the_command_line() -> None:
     for kind, option in (("user", "--map-root-user"), ("mount", "--mount")):
         error = linx.SetupError(errno.EPERM, "clone", "net", f"run as root, or add '{kind}' to namespaces")
         assert _cli_errors.explain(error).endswith(f"(stage clone)\n  hint: run as root, or add {option}")
+
+
+REMEDIES = {hint for hint in _hints._HINTS.values() if isinstance(hint, str)} | {r for _, r in _causes._NEEDED.values()}
+
+
+@pytest.mark.parametrize("hint", sorted(REMEDIES))
+def test_no_hint_has_an_argument_of_python_in_it(hint: str) -> None:
+    told = _cli_errors.in_words(hint)
+    assert not re.search(r"\b[a-z_]+=(?!\d)", told)
+    assert not re.search(r"add '\w+'", told)
 
 
 @given(st.integers(0, 255), st.integers(1, 64))
