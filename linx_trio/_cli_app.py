@@ -51,7 +51,7 @@ def cli() -> None:
 
 def _perform(ctx: click.Context, verb: str, given: dict[str, Any]) -> int:
     order = ctx.meta.get(params.ORDER, ())
-    plan = enter_plan(given) if verb == "enter" else PLANS[verb](given, order)
+    plan = PLANS[verb](given, order)
     explaining = ctx.find_root().meta.get("linx_trio.explain")
     if explaining is not None:
         from linx_trio import _cli_explain
@@ -71,6 +71,7 @@ def _perform(ctx: click.Context, verb: str, given: dict[str, Any]) -> int:
 )
 @options.NAMESPACES
 @options.NAMES
+@options.CLOCKS
 @options.ROOT
 @options.MOUNTS
 @options.PROCESS
@@ -94,6 +95,7 @@ def run_command(ctx: click.Context, /, **given: Any) -> int:
 @params.many("--rw", type=click.Path(), metavar="PATH", help="Something of the host to be written to.")
 @params.flag("--share-net", "--network", "share_net", help="In the host's network; else it has none.")
 @options.NAMES
+@options.CLOCKS
 @options.MOUNTS
 @options.PROCESS
 @options.PRIVILEGES
@@ -117,6 +119,9 @@ def sandbox_command(ctx: click.Context, /, **given: Any) -> int:
     context_settings=options.SETTINGS,
 )
 @options.JOINED
+@options.NAMES
+@options.ROOT
+@options.MOUNTS
 @options.PROCESS
 @options.PRIVILEGES
 @options.LIMITS

@@ -73,17 +73,13 @@ def explain(plan: Plan, *, check: bool, as_json: bool) -> int:
 
 async def _park(plan: Plan) -> tuple[str, ...]:
     """All that comes before the checkpoint; then it is discarded."""
-    if plan.target is None:
-        manager = linx.spawn(plan.workload)
-    else:
-        manager = linx.enter(plan.target, plan.workload, namespaces=plan.joined, join_cgroup=plan.join_cgroup)
-    async with manager as session:
+    async with plan.open(plan.workload) as session:
         return session.info().degraded
 
 
 def plan_to_dict(plan: Plan) -> dict[str, Any]:
     """JSON-able."""
-    workload = plan.workload
+    workload = plan.workload.replace(namespaces=plan.fresh, **plan.inside) if plan.fresh else plan.workload
     told: dict[str, Any] = {
         "verb": plan.verb,
         "argv": list(workload.arguments),
@@ -101,6 +97,7 @@ def plan_to_dict(plan: Plan) -> dict[str, Any]:
     if plan.target is not None:
         joined = "all" if plan.joined is None else sorted(plan.joined)
         told |= {"target": plan.target, "joins": joined, "joins_cgroup": plan.join_cgroup}
+        told["unshares"] = sorted(plan.fresh)
     return told
 
 
@@ -140,6 +137,8 @@ def _lines(told: dict[str, Any]) -> list[str]:
         lines.append(
             f"enters:       {told['target']} (namespaces: {joins}; cgroup: {'its' if told['joins_cgroup'] else 'own'})"
         )
+        if told["unshares"]:
+            lines.append(f"namespaces:   {', '.join(told['unshares'])}, fresh inside of these")
     else:
         lines.append(f"namespaces:   {', '.join(told['namespaces']) or 'none: all are the caller' + chr(39) + 's'}")
     lines.append(f"what is left: killed {_KILLED[told['containment']]}")

@@ -58,10 +58,14 @@ NAMESPACES = together(
 
 NAMES = together(
     "Settings of namespaces",
-    click.option("--hostname", metavar="NAME", help="The host's name inside (needs --uts)."),
-    click.option("--domainname", metavar="NAME", help="The NIS domain's name inside (needs --uts)."),
+    click.option("--hostname", metavar="NAME", help="The host's name, in a fresh uts namespace."),
+    click.option("--domainname", metavar="NAME", help="The NIS domain's name, in a fresh uts namespace."),
     many("--sysctl", type=Value("setting", values.pair), metavar="NAME=VALUE",
          help="A setting of a fresh namespace, like net.ipv4.ip_forward=1. Repeatable."),
+)  # fmt: skip
+
+CLOCKS = together(
+    "Settings of namespaces",
     many("--time-offset", type=Value("offset", values.pair), metavar="CLOCK=SECONDS",
          help="Added to the clock 'monotonic' or 'boottime'. Implies --time. Repeatable."),
     click.option("--monotonic", metavar="SECONDS", help="The same as --time-offset monotonic=SECONDS."),
@@ -77,6 +81,11 @@ JOINED = together(
     ),
     flag("-a", "--all", "ns_all", help="Join all of them, which is what happens if none is named."),
     flag("--no-cgroup", help="Stay in the caller's cgroup; else its own is joined too."),
+    many(
+        "--unshare",
+        metavar="KIND,…",
+        help="Fresh ones inside of these, of mount, uts, ipc, cgroup and net; the options below are about them.",
+    ),
 )
 
 # ---- the file system -------------------------------------------------------------------------------------------------

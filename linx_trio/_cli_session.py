@@ -16,7 +16,6 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
@@ -76,6 +75,8 @@ def _with_advice(exc: BaseException, plan: Plan) -> BaseException:
     kinds = plan.workload.namespace_names
     if failure_status(exc) != 127:
         return exc
+    if name.startswith("-") and plan.target is not None:
+        return Complaint(str(exc).split("\n")[0], "options stand all together, in front of PID or behind it", 127)
     if "mount" in kinds and name[:1].isdigit() and name[-1:] in "0123456789kKmMgG":
         return Complaint(str(exc).split("\n")[0], "-m is the mount namespace; for memory: --memory " + name, 127)
     if "mount" in kinds and name.startswith("type="):
@@ -130,7 +131,7 @@ class Performance:
         workload = self._plan.workload
         if self._plan.tty:
             workload = workload.replace(stdio=linx.PTY)
-        async with self._open(workload) as session:
+        async with self._plan.open(workload) as session:
             self._session = session
             async with self._time_limit():
                 if self._plan.tty:
@@ -141,12 +142,6 @@ class Performance:
             self.degraded = session.info().degraded
         if session.outcome is not None:
             self._status = status_of(session.outcome)
-
-    def _open(self, workload: linx.Workload) -> AbstractAsyncContextManager[linx.Session]:
-        plan = self._plan
-        if plan.target is None:
-            return linx.spawn(workload)
-        return linx.enter(plan.target, workload, namespaces=plan.joined, join_cgroup=plan.join_cgroup)
 
     async def _attached(self, session: linx.Session) -> None:
         """`attach` raises what the session fails with, so whoever lets it proceed need not."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import linx_trio as linx
 from linx_trio import _cli_fields as fields
+from linx_trio import _cli_values as values
 from linx_trio._cli_errors import Complaint
 from linx_trio._cli_mounts import entries
 from linx_trio._cli_options import KINDS, mount_order
+from linx_trio._cli_values import nearest
 
 Params = dict[str, Any]
 
@@ -25,6 +29,7 @@ class Plan:
         verb: ``"run"``, ``"sandbox"`` or ``"enter"``.
         workload: with all but its terminal.
         target, joined, join_cgroup: of `linx.enter`.
+        fresh, inside: with a target: the kinds to unshare, and the options that are about these.
         tty: whether it gets a terminal, and the caller's is attached to it.
         timeout: after so many seconds it is ended.
         grace: seconds between the signal that ends it and SIGKILL.
@@ -36,10 +41,19 @@ class Plan:
     target: str | int | None = None
     joined: frozenset[str] | None = None
     join_cgroup: bool = True
+    fresh: Set[str] = frozenset()
+    inside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tty: bool = False
     timeout: float | None = None
     grace: float = 5.0
     json_fd: int | None = None
+
+    def open(self, workload: linx.Workload) -> AbstractAsyncContextManager[linx.Session]:
+        """Its session, with that workload."""
+        if self.target is None:
+            return linx.spawn(workload)
+        joining: dict[str, Any] = {"namespaces": self.joined, "join_cgroup": self.join_cgroup}
+        return linx.enter(self.target, workload, **joining, unshare=self.fresh, **self.inside)
 
 
 def run_plan(p: Params, order: Sequence[str | None]) -> Plan:
@@ -48,11 +62,8 @@ def run_plan(p: Params, order: Sequence[str | None]) -> Plan:
     options = {**fields.process(p), **fields.limits(p), **fields.privileges(p), **_names(p)}
     user = _user(p, kinds)
     mounts = _own_mounts(p, order, kinds, rootless=user is not None or "user" in kinds or os.geteuid() != 0)
-    if p["root"] and p["empty_root"]:
-        raise Complaint("--root and --empty-root contradict each other: both say what / is")
-    root = linx.mount.Tmpfs("/") if p["empty_root"] else p["root"] and os.path.abspath(p["root"])
     _check_names(p, kinds | ({"time"} if options.get("time_offsets") else set()))
-    options |= {"namespaces": kinds, "user": user, "root": root or None, "mounts": mounts}
+    options |= {"namespaces": kinds, "user": user, "root": _root(p), "mounts": mounts}
     return _plan("run", p, linx.Workload(p["argv"], **options))
 
 
@@ -73,17 +84,55 @@ def sandbox_plan(p: Params, order: Sequence[str | None]) -> Plan:
     return _plan("sandbox", p, workload if more is None else workload.replace(env=more))
 
 
-def enter_plan(p: Params) -> Plan:
+def enter_plan(p: Params, order: Sequence[str | None]) -> Plan:
     """Of ``linx enter``."""
     named = frozenset(kind for kind in KINDS.values() if p[f"ns_{kind}"])
     if named and p["ns_all"]:
         raise Complaint(f"--all and --{min(named)} contradict each other: all are joined if none is named")
-    options = {**fields.process(p), **fields.limits(p), **fields.privileges(p)}
     if not p["target"].isdecimal() and "/" not in p["target"]:
         raise Complaint(f"{p['target']!r} is no PID", "it is a number, as 'linx ps' has it, or a path like /proc/PID")
+    options = {**fields.process(p), **fields.limits(p), **fields.privileges(p)}
     target = int(p["target"]) if p["target"].isdecimal() else p["target"]
+    fresh = _unshared(p)
+    inside = {"hostname": p["hostname"], "domainname": p["domainname"], "sysctls": dict(p["sysctl"]), "root": _root(p)}
+    inside["mounts"] = _own_mounts(p, order, fresh, rootless=True, inside=True)
+    inside = {name: value for name, value in inside.items() if value not in (None, {}, [])}
+    for name, kind in _INSIDE.items():
+        if name in inside and kind not in fresh:
+            option = f"--{name}" if p.get(name) else "the file system's options"
+            raise Complaint(
+                f"{option}: what is entered is not changed", f"for a {kind} namespace inside: --unshare {kind}"
+            )
     plan = _plan("enter", p, linx.Workload(p["argv"], **options))
-    return dataclasses.replace(plan, target=target, joined=named or None, join_cgroup=not p["no_cgroup"])
+    try:
+        plan.workload.replace(namespaces=fresh, **inside)
+    except ValueError as exc:
+        raise Complaint(re.sub(r"add '(\w+)' to namespaces", r"--unshare \1", str(exc))) from None
+    plan = dataclasses.replace(plan, target=target, joined=named or None, join_cgroup=not p["no_cgroup"])
+    return dataclasses.replace(plan, fresh=fresh, inside=inside)
+
+
+_INSIDE = {"hostname": "uts", "domainname": "uts", "root": "mount", "mounts": "mount"}
+
+
+def _unshared(p: Params) -> set[str]:
+    found = set(values.words(p["unshare"]))
+    for kind in found - _UNSHARED:
+        if kind in KINDS.values():
+            raise Complaint(
+                f"--unshare {kind}: that cannot be fresh inside of others", "linx run, inside: -- linx run …"
+            )
+        raise Complaint(f"--unshare: there is no {kind!r}{nearest(kind, _UNSHARED)}")
+    return found
+
+
+_UNSHARED = {"mount", "uts", "ipc", "cgroup", "net"}
+
+
+def _root(p: Params) -> Any:
+    if p["root"] and p["empty_root"]:
+        raise Complaint("--root and --empty-root contradict each other: both say what / is")
+    return linx.mount.Tmpfs("/") if p["empty_root"] else (p["root"] and os.path.abspath(p["root"])) or None
 
 
 def _plan(verb: str, p: Params, workload: linx.Workload) -> Plan:
@@ -209,11 +258,15 @@ def _mounts(p: Params, order: Sequence[str | None], *, rootless: bool) -> list[l
     return entries(mount_order(order, p), rootless=rootless)
 
 
-def _own_mounts(p: Params, order: Sequence[str | None], kinds: set[str], *, rootless: bool) -> list[linx.mount.Entry]:
+def _own_mounts(
+    p: Params, order: Sequence[str | None], kinds: Set[str], *, rootless: bool, inside: bool = False
+) -> list[linx.mount.Entry]:
     """Of ``run``, whose root may be the caller's."""
     found = _mounts(p, order, rootless=rootless)
     if p["propagation"] and not (found or p["root"] or p["empty_root"] or p["read_only"] or "mount" in kinds):
-        raise Complaint("--propagation needs a fresh mount namespace", "add -m/--mount")
+        raise Complaint(
+            "--propagation needs a fresh mount namespace", "--unshare mount" if inside else "add -m/--mount"
+        )
     if p["propagation"] == "unchanged":
         raise Complaint(
             "--propagation unchanged is not to be had: a fresh mount namespace is private, or as one of the others",

@@ -83,6 +83,40 @@ async def test_enter(command: Command) -> None:
             assert (done.returncode, done.stdout, done.stderr) == (0, "inside\n", "")
 
 
+async def test_fresh_namespaces_inside_of_others(command: Command, tmp_path: Path) -> None:
+    """The target has none of them, and nothing of them."""
+    options: dict[str, object] = {"namespaces": {"mount"}, "user": linx.user.root_map(), "auto_proceed": True}
+    async with linx.spawn(["sleep", "1000"], **options) as session:  # type: ignore[arg-type]
+        given = ("enter", str(session.host_pid), "--unshare", "mount,uts", "--unshare", "net")
+        more = ("--hostname", "inside", "--sysctl", "net.ipv4.ip_forward=1", "--perms", "700", "--tmpfs", "/mnt")
+        script = "uname -n; cat /proc/sys/net/ipv4/ip_forward; stat -c %a /mnt; touch /x"
+        done = run_linx(*given, *more, "--read-only", "--", "sh", "-c", script)
+        assert done.stdout.split() == ["inside", "1", "700"]
+        assert "Read-only file system" in done.stderr
+        assert not [entry for entry in linx.mount.mounts(session) if entry.mount_point == "/mnt"]
+        plan = json.loads(command("explain", "--json", *given, *more, "true")[1])
+        assert (plan["unshares"], plan["namespaces"]) == (["mount", "net", "uts"], [])
+        assert "\nnamespaces:   mount, net, uts, fresh inside of these\n" in command("explain", *given, "true")[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--tmpfs", "/mnt"], ["what is entered is not changed", "--unshare mount"]),
+        (["--root", "/srv"], ["--root: what is entered", "--unshare mount"]),
+        (["--hostname", "x"], ["--hostname: what is entered", "--unshare uts"]),
+        (["--sysctl", "net.ipv4.ip_forward=1"], ["net/ipv4/ip_forward", "--unshare net"]),
+        (["--propagation", "slave"], ["--propagation needs", "--unshare mount"]),
+        (["--unshare", "pid"], ["cannot be fresh inside of others"]),
+        (["--unshare", "mnt"], ["there is no 'mnt'; did you mean 'mount'?"]),
+    ],
+)
+def test_what_belongs_to_the_target_is_left_alone(command: Command, given: list[str], words: list[str]) -> None:
+    status, _, err = command("enter", str(os.getpid()), *given, "true")
+    assert status == 125
+    assert [word for word in words if word not in err] == []
+
+
 def test_entering_what_is_not_there(command: Command) -> None:
     status, _, err = command("enter", "999999999", "true")
     assert (status, "(stage open_ns_user)" in err) == (125, True)
