@@ -7,7 +7,7 @@ Whether a session has entered the namespaces of others, nothing says outright; t
 
 - Its top process is deeper in PID namespaces than its monitor, and not pid 1 in the deepest: a fresh one has us, or the
   workload, as its first process. This can be read for everybody's sessions.
-- In one of the namespaces that differ from those of its starter there is a process older than its monitor. In a fresh
+- In one of the namespaces that differ from those of its starter there is a process older than its first one. In a fresh
   one all are younger, except for those who enter it later, which few that are older do.
 
 So what is not seen: one that has entered others than a PID namespace, when all who were there before are gone.
@@ -35,9 +35,10 @@ class Row:
 
     Attributes:
         pid: the workload's; `None` where there is none yet, or any more.
-        state: ``"parked"`` or ``"running"``; ``"ending"`` without a workload.
+        state: ``"parked"`` or ``"running"``; ``"ending"`` without a workload. So is a monitor called that has never had
+            one, and is there to undo what has been made outside of a session (`_keeper`).
         user: the login name of the workload's owner, or its uid.
-        age: seconds since its monitor was made.
+        age: seconds since its first process was made.
         containment: as `linx_trio.Session.containment`; `None` where that cannot be read.
         namespaces: which are not those of the process that started it; `None` where that cannot be read.
         entered: whether it is in namespaces that were there before it, as with `linx_trio.enter`; `None` where that
@@ -73,6 +74,11 @@ class Stat:
     parent: int
     start: int
 
+    @property
+    def age(self) -> tuple[int, int]:
+        """To sort by, the oldest first: the clock is slow, and pids go up."""
+        return self.start, self.pid
+
     @staticmethod
     def parse(text: str) -> Stat:
         """A name may have anything in it, also parentheses and blanks."""
@@ -86,16 +92,17 @@ def sessions(proc: Path = Path("/proc")) -> list[Row]:
     """All that are found, the oldest first."""
     stats = _stats(proc)
     children: dict[int, list[Stat]] = {}
-    for stat in sorted(stats.values(), key=lambda stat: (stat.start, stat.pid)):
+    for stat in sorted(stats.values(), key=lambda stat: stat.age):
         children.setdefault(stat.parent, []).append(stat)
     monitors = [
         stat
         for stat in stats.values()
         if stat.name == "linx-monitor" and stat.parent in stats and stats[stat.parent].name == "linx-zygote"
     ]
-    monitors.sort(key=lambda monitor: (monitor.start, monitor.pid))
     look = _Look(proc, stats, children)
-    return [look.row(monitor) for monitor in monitors if monitor.state != "Z"]
+    tops = [(monitor, look.top(monitor)) for monitor in monitors if monitor.state != "Z"]
+    tops.sort(key=lambda pair: (pair[1] or pair[0]).age)
+    return [look.row(monitor, top) for monitor, top in tops]
 
 
 def _stats(proc: Path) -> dict[int, Stat]:
@@ -110,7 +117,7 @@ def _stats(proc: Path) -> dict[int, Stat]:
 
 
 class _Look:
-    """What one look at ``/proc`` shows. Monitors are to come in the order of their ages."""
+    """What one look at ``/proc`` shows. Sessions are to come in the order of their ages."""
 
     def __init__(self, proc: Path, stats: dict[int, Stat], children: dict[int, list[Stat]]) -> None:
         self._proc = proc
@@ -119,23 +126,27 @@ class _Look:
         self._residents: dict[str, list[Stat]] | None = None
         self._groups: set[str] = set()
 
-    def row(self, monitor: Stat) -> Row:
+    def top(self, monitor: Stat) -> Stat | None:
+        """The first process of its session, as old as that: the monitor may have been in spare for long before."""
+        return next((stat for stat in self._children.get(monitor.pid, ()) if stat.state != "Z"), None)
+
+    def row(self, monitor: Stat, top: Stat | None) -> Row:
         zygote = self._stats[monitor.parent]
         owner = self._stats.get(zygote.parent) if zygote.parent > 1 else None
         workload = _workload(self._children, monitor)
         where = self._proc / str((workload or monitor).pid)
         namespaces = None if workload is None else _namespaces(where, self._proc / str(zygote.pid))
-        deeper = self._entered_deeper(monitor)
+        deeper = None if top is None else self._entered_deeper(top, monitor)
         entered, target = deeper, None
-        if namespaces is not None and deeper is not False:
-            shared, target = self._target(where, namespaces, monitor)
+        if top is not None and namespaces is not None and deeper is not False:
+            shared, target = self._target(where, namespaces, top)
             entered = deeper or shared
         is_parked = workload is not None and workload.name == "linx-monitor"
         return Row(
             pid=None if workload is None else workload.pid,
             state="ending" if workload is None else "parked" if is_parked else "running",
             user=_user(where),
-            age=max(0.0, _uptime(self._proc) - monitor.start / os.sysconf("SC_CLK_TCK")),
+            age=max(0.0, _uptime(self._proc) - (top or monitor).start / os.sysconf("SC_CLK_TCK")),
             containment=None if workload is None else "pidns" if deeper is False else self._without_pidns(where),
             namespaces=namespaces,
             entered=entered,
@@ -146,11 +157,8 @@ class _Look:
             program=None if owner is None else owner.name,
         )
 
-    def _entered_deeper(self, monitor: Stat) -> bool | None:
+    def _entered_deeper(self, top: Stat, monitor: Stat) -> bool | None:
         """Whether it has entered a PID namespace, or has a fresh one; `None` if it is in that of its monitor."""
-        top = next((stat for stat in self._children.get(monitor.pid, ()) if stat.state != "Z"), None)
-        if top is None:
-            return None
         # Its pid in each PID namespace, from that of this /proc on.
         own, above = (_status(self._proc / str(stat.pid), "NSpid") for stat in (top, monitor))
         return own[-1] != "1" if len(own) > len(above) > 0 else None
@@ -163,31 +171,30 @@ class _Look:
         self._groups.add(group)
         return "cgroup"
 
-    def _target(self, where: Path, namespaces: list[str], monitor: Stat) -> tuple[bool, int | None]:
+    def _target(self, where: Path, namespaces: list[str], top: Stat) -> tuple[bool, int | None]:
         """Whether anybody was in these namespaces of `where` before; and who, in all in which anybody was."""
         try:
             links = [os.readlink(where / "ns" / _FILES[kind]) for kind in namespaces]
         except OSError:  # gone
             return False, None
-        crowds = [crowd for link in links if (crowd := self._older(link, monitor))]
+        crowds = [crowd for link in links if (crowd := self._older(link, top))]
         common = [stat for stat in crowds[0] if all(stat in crowd for crowd in crowds)] if crowds else []
         found = [stat.pid for stat in common if stat.name not in _OURS]
         return bool(crowds), found[0] if found else None
 
-    def _older(self, namespace: str, monitor: Stat) -> list[Stat]:
-        """Who is in it and was there before the monitor, the oldest first. All is read once, if anybody asks."""
+    def _older(self, namespace: str, top: Stat) -> list[Stat]:
+        """Who is in it and was there before `top`, the oldest first. All is read once, if anybody asks."""
         if self._residents is None:
             self._residents = {}
-            for stat in sorted(self._stats.values(), key=lambda stat: (stat.start, stat.pid)):
+            for stat in sorted(self._stats.values(), key=lambda stat: stat.age):
                 for name in _FILES.values():
                     with contextlib.suppress(OSError):  # gone, or not to be looked at
                         link = os.readlink(self._proc / str(stat.pid) / "ns" / name)
                         self._residents.setdefault(link, []).append(stat)
-        found = self._residents.get(namespace, ())
-        return [stat for stat in found if (stat.start, stat.pid) < (monitor.start, monitor.pid)]
+        return [stat for stat in self._residents.get(namespace, ()) if stat.age < top.age]
 
 
-_OURS = {"linx-zygote", "linx-monitor", "linx-reaper"}
+_OURS = {"linx-zygote", "linx-spare", "linx-monitor", "linx-reaper"}
 
 
 def _status(where: Path, field: str) -> list[str]:

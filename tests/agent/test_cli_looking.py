@@ -16,6 +16,8 @@ import linx_trio as linx
 from linx_trio import _cli_ps
 from tests.agent.commands import Command, command, environment
 from tests.agent.commands import linx as run_linx
+from tests.agent.test_spare import the_spare
+from tests.support import eventually_async, name_of
 
 __all__ = ["command"]  # a fixture
 
@@ -183,6 +185,20 @@ async def test_entered_sessions_are_told_from_others() -> None:
         cells = {line.split()[0]: line.split()[place] for line in lines}
         assert cells[str(other.host_pid)] == str(net.host_pid)
         assert cells[str(pidns.host_pid)] == "-"
+
+
+async def test_a_monitor_may_be_older_than_its_session() -> None:
+    """One in spare is: what is entered is younger then."""
+    spare = await the_spare()
+    target = subprocess.Popen(["unshare", "-Ur", "sleep", "1000"])  # noqa: ASYNC220 - no linx of ours
+    try:
+        await eventually_async(lambda: name_of(target.pid) == "sleep", "there is a target")
+        async with linx.enter(target.pid, ["sleep", "1000"], auto_proceed=True) as session:
+            (row,) = [row for row in _cli_ps.sessions() if row.pid == session.host_pid]
+            assert (row.monitor, row.entered, row.target) == (spare, True, target.pid)
+    finally:
+        target.kill()
+        target.wait()
 
 
 # ---- explain ---------------------------------------------------------------------------------------------------------
