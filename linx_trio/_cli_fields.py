@@ -25,6 +25,15 @@ def sandboxed(argv: Sequence[Any], options: dict[str, Any]) -> linx.Workload:
     return linx.sandboxed(argv, **{**options, **more})
 
 
+def absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise Complaint(
+            f"{path}: the working directory is not there any more", "cd to one that is, or write paths from / on"
+        ) from None
+
+
 _LARGEST = 1 << 24
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import linx_trio as linx
 from linx_trio._cli_errors import Complaint
-from linx_trio._cli_fields import content
+from linx_trio._cli_fields import absolute, content
 
 _TAKE: dict[str, tuple[str, ...]] = {
     "size": ("tmpfs",),
@@ -62,7 +62,7 @@ def _spelled(name: str) -> str:
 
 def _note(pending: dict[str, Any], name: str, value: Any) -> None:
     if name == "overlay_src":
-        pending.setdefault(name, []).append(os.path.abspath(value))
+        pending.setdefault(name, []).append(absolute(value))
     elif name in pending:
         raise Complaint(f"{_spelled(name)} is there twice before one option")
     else:
@@ -76,7 +76,7 @@ def _entry(name: str, value: Any, said: dict[str, Any], rootless: bool) -> list[
         case "bind" | "ro_bind" | "dev_bind" | "bind_try" | "ro_bind_try" | "dev_bind_try":
             return _bind(name, *value)
         case "volume":
-            return [mount.Bind(os.path.abspath(value[0]), value[1], value[2], nosuid=True, nodev=True)]
+            return [mount.Bind(absolute(value[0]), value[1], value[2], nosuid=True, nodev=True)]
         case "overlay" | "ro_overlay":
             return [_overlay(value, said.get("overlay_src", ()), rootless)]
         case "tmpfs":
@@ -100,7 +100,7 @@ def _entry(name: str, value: Any, said: dict[str, Any], rootless: bool) -> list[
 
 
 def _bind(name: str, src: str, dst: str) -> list[linx.mount.Entry]:
-    src = os.path.abspath(src)
+    src = absolute(src)
     if name.endswith("_try") and not os.path.lexists(src):
         return []
     return [linx.mount.Bind(src, dst, name.startswith("ro_"), nosuid=True, nodev=not name.startswith("dev_"))]
@@ -119,7 +119,7 @@ def _overlay(value: Any, given: Iterable[str], rootless: bool) -> linx.mount.Ent
     upper, work, dst = value
     if not lower:
         raise Complaint("--overlay takes one layer at least below UPPER", "put --overlay-src SRC before it; or --bind")
-    return linx.mount.Overlay(dst, lower, os.path.abspath(upper), os.path.abspath(work), **options)
+    return linx.mount.Overlay(dst, lower, absolute(upper), absolute(work), **options)
 
 
 def _refuse_dockers(dst: str) -> None:

@@ -16,7 +16,7 @@ import trio
 
 import linx_trio as linx
 from linx_trio import _cli_toml
-from linx_trio._cli_errors import Complaint, report, warn
+from linx_trio._cli_errors import Complaint, in_words, report, warn
 from linx_trio._cli_session import ENDING
 from linx_trio._cli_show import printable, table
 
@@ -118,7 +118,9 @@ class _Handler(logging.Handler):
 
 
 def _in_words(text: str, id: str | None, _data: dict[str, Any]) -> None:
-    warn(printable(f"linx: {text}" if id is None else f"linx: child {id!r} {text}"))
+    told, sign, hint = in_words(text).partition("\n  hint: ")
+    lines = [f"linx: {told}" if id is None else f"linx: child {id!r} {told}", *([f"  hint: {hint}"] if sign else [])]
+    warn("\n".join(map(printable, lines)))
 
 
 def _as_json(text: str, id: str | None, data: dict[str, Any]) -> None:

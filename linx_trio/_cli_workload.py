@@ -61,8 +61,9 @@ def run_plan(p: Params, order: Sequence[str | None]) -> Plan:
     kinds = _kinds(p)
     options = {**fields.process(p), **fields.limits(p), **fields.privileges(p), **_names(p)}
     user = _user(p, kinds)
-    mounts = _own_mounts(p, order, kinds, rootless=user is not None or "user" in kinds or os.geteuid() != 0)
-    _check_names(p, kinds | ({"time"} if options.get("time_offsets") else set()))
+    rootless = user is not None or "user" in kinds or os.geteuid() != 0
+    mounts = _own_mounts(p, order, kinds, rootless=rootless)
+    _check_names(p, kinds | ({"time"} if options.get("time_offsets") else set()), rootless=rootless)
     options |= {"namespaces": kinds, "user": user, "root": _root(p), "mounts": mounts}
     return _plan("run", p, linx.Workload(p["argv"], **options))
 
@@ -70,8 +71,8 @@ def run_plan(p: Params, order: Sequence[str | None]) -> Plan:
 def sandbox_plan(p: Params, order: Sequence[str | None]) -> Plan:
     """Of ``linx sandbox``."""
     options = {**fields.process(p, own_env=False), **fields.limits(p), **fields.privileges(p), **_names(p)}
-    readonly = dict.fromkeys(map(os.path.abspath, p["rw"]), False)
-    for path in map(os.path.abspath, p["ro"]):
+    readonly = dict.fromkeys(map(fields.absolute, p["rw"]), False)
+    for path in map(fields.absolute, p["ro"]):
         if path in readonly:
             raise Complaint(f"--ro and --rw contradict each other: {path}")
         readonly[path] = True
@@ -132,7 +133,7 @@ _UNSHARED = {"mount", "uts", "ipc", "cgroup", "net"}
 def _root(p: Params) -> Any:
     if p["root"] and p["empty_root"]:
         raise Complaint("--root and --empty-root contradict each other: both say what / is")
-    return linx.mount.Tmpfs("/") if p["empty_root"] else (p["root"] and os.path.abspath(p["root"])) or None
+    return linx.mount.Tmpfs("/") if p["empty_root"] else (p["root"] and fields.absolute(p["root"])) or None
 
 
 def _plan(verb: str, p: Params, workload: linx.Workload) -> Plan:
@@ -240,11 +241,13 @@ def _float(text: str, name: str) -> float:
 _NEEDS = {"hostname": ("uts", "-u/--uts"), "domainname": ("uts", "-u/--uts"), "init": ("pid", "-p/--pid")}
 
 
-def _check_names(p: Params, kinds: set[str]) -> None:
+def _check_names(p: Params, kinds: set[str], *, rootless: bool) -> None:
     """What the library would refuse too; here it is told in the words of the command line."""
     for name, (kind, option) in _NEEDS.items():
         if p[name] and kind not in kinds:
             raise Complaint(f"--{name} needs a fresh {kind} namespace", f"add {option}")
+    if p["fs_mqueue"] and "ipc" not in kinds and rootless:
+        raise Complaint("--mqueue needs a fresh ipc namespace", "add -i/--ipc")
     if (p["fs_proc"] or p["fs_mount_proc"]) and "pid" not in kinds and os.geteuid() != 0:
         raise Complaint(
             "--proc needs a fresh pid namespace, unless one is root", "add -p/--pid, or --ro-bind /proc /proc"

@@ -434,6 +434,7 @@ def test_a_profile_in_a_file(command: Command, tmp_path: Path) -> None:
         (["--tmpfs", "/run:rw,size=64m"], ["docker's", "--size 64M --perms 1777 --tmpfs /run"]),
         (["-v", "data:/data"], ["no volumes by name", "./data:/data"]),
         (["-v", "/srv:/mnt:z"], ["'z'", "ro, rw"]),
+        (["-r", "--mqueue", "/mnt"], ["--mqueue needs a fresh ipc namespace", "add -i/--ipc"]),
         (["--propagation", "slave"], ["needs a fresh mount namespace", "-m/--mount"]),
         (["-m", "--propagation", "unchanged"], ["not to be had", "--propagation slave"]),
         (["-m", "--propagation", "slvae"], ["slave"]),
@@ -490,6 +491,17 @@ def test_the_help_has_sections(command: Command) -> None:
             < out.index("\nRunning it:\n")
             < out.index("  -t, --tty ")
         )
+
+
+def test_a_relative_path_where_the_directory_is_gone(tmp_path: Path) -> None:
+    script = f"mkdir gone; cd gone; rmdir ../gone; exec {shlex.join(LINX)} run -v ./x:/mnt true"
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        125,
+        "linx: ./x: the working directory is not there any more",
+    )
 
 
 def test_nothing_to_run(command: Command) -> None:

@@ -111,6 +111,16 @@ def test_children_live_until_a_signal(tmp_path: Path) -> None:
     )
 
 
+def test_one_that_cannot_be_started_has_a_hint(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "file.toml"
+    file.write_text("max_restarts = 0\n" + CHILD.replace('"true"', '"no-such-program"'))
+    status, _, err = command("supervise", str(file))
+    lines = err.splitlines()
+    assert status == 1
+    assert "[ENOENT]" in lines[1]
+    assert lines[2] == "  hint: it is in no directory of the workload's PATH"
+
+
 def test_one_that_fails_too_often(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "file.toml"
     file.write_text("max_restarts = 1\nbackoff = 0.01\n" + CHILD.replace('"true"', '"sh", "-c", "exit 3"'))
