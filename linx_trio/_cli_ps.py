@@ -35,8 +35,8 @@ class Row:
 
     Attributes:
         pid: the workload's; `None` where there is none yet, or any more.
-        state: ``"parked"`` or ``"running"``; ``"ending"`` without a workload. So is a monitor called that has never had
-            one, and is there to undo what has been made outside of a session (`_keeper`).
+        state: ``"parked"`` or ``"running"``; ``"idle"`` without a workload: it ends just now, or is a keeper, which
+            undoes what a program has made outside of sessions (links, cgroups) if that is killed. Nothing tells which.
         user: the login name of the workload's owner, or its uid.
         age: seconds since its first process was made.
         containment: as `linx_trio.Session.containment`; `None` where that cannot be read.
@@ -144,7 +144,7 @@ class _Look:
         is_parked = workload is not None and workload.name == "linx-monitor"
         return Row(
             pid=None if workload is None else workload.pid,
-            state="ending" if workload is None else "parked" if is_parked else "running",
+            state="idle" if workload is None else "parked" if is_parked else "running",
             user=_user(where),
             age=max(0.0, _uptime(self._proc) - (top or monitor).start / os.sysconf("SC_CLK_TCK")),
             containment=None if workload is None else "pidns" if deeper is False else self._without_pidns(where),

@@ -6,9 +6,11 @@ import os
 import pwd
 
 import linx_trio as linx
-from linx_trio import _cli_ps
+from linx_trio import _cli_ps, _keeper
+from linx_trio._netns import open_netlink
 from tests.agent.commands import Command, command
 from tests.privileged.groups import needs_v2
+from tests.support import eventually_async
 
 __all__ = ["command"]  # a fixture
 
@@ -70,3 +72,18 @@ async def test_what_others_see_of_a_session() -> None:
             (None, True, "subreaper"),
             (None, None, "subreaper"),
         ]
+
+
+async def test_a_keeper_is_idle() -> None:
+    """It is a monitor without a workload."""
+    async with linx.spawn(["sleep", "1000"], namespaces={"net"}) as session:
+        with await open_netlink(session) as sock:
+            keeper = await _keeper.start("netlink", sock.fileno())
+        expected: tuple[int | None, str, int | None, list[str]] = (None, "idle", os.getpid(), [])
+        try:
+            await eventually_async(
+                lambda: expected in [(row.pid, row.state, row.owner, row.argv) for row in _cli_ps.sessions()],
+                "it is there",
+            )
+        finally:
+            keeper.close()
