@@ -151,10 +151,14 @@ class Zygote:
         return None
 
     def prepare_spare(self) -> None:
-        """Has a monitor started for the session after this one, unless this one is the first. Never blocks or fails."""
+        """Has a monitor started for the session after this one. Never blocks or fails.
+
+        Not for the first one, which may be the only one; nor where there are more sessions than CPUs: one that has to
+        wait for its request costs a little more, and with all CPUs at work nothing is won by having it early.
+        """
         with _lock:
-            if not self._is_used or self._retired or self._spare is not None:
-                self._is_used = True
+            first, self._is_used = not self._is_used, True
+            if first or self._retired or self._spare is not None or self._users > _cpus():
                 return
             with contextlib.suppress(
                 OSError
@@ -243,6 +247,11 @@ class Zygote:
 
     def close_after_fork(self) -> None:
         self.control.close()
+
+
+@functools.cache
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _with_all_files(caller: Caller) -> Caller:
