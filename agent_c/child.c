@@ -118,12 +118,14 @@ void child_close_others(const int *kept, size_t count) {
 }
 
 /* Puts the fds where the workload expects them and closes all others. Returns the control fd's new number. */
-static int place_fds(const struct request *q, int control) {
+static int place_fds(const struct request *q, int control, int *init_net) {
     int floor = range_without_targets(q, 2 * (int)q->fd_count + 16);
     long moved[FDS_LIMIT];
     long new_control = RAW3(fcntl, control, F_DUPFD_CLOEXEC, floor);
     if (new_control < 0)
         child_refuse(control, -new_control, STAGE_stdio, -1);
+    if (*init_net >= 0)
+        *init_net = (int)RAW3(fcntl, *init_net, F_DUPFD_CLOEXEC, floor); /* if not, its step says so */
     for (size_t i = 0; i < q->fd_count; i++) {
         moved[i] = q->fds[i].source;
         if (moved[i] < 0 || q->fds[i].target < 0)
@@ -137,8 +139,8 @@ static int place_fds(const struct request *q, int control) {
         if (placed < 0)
             child_refuse((int)new_control, -placed, STAGE_stdio, q->fds[i].target);
     }
-    int kept[FDS_LIMIT + 1] = {(int)new_control};
-    size_t kept_count = 1;
+    int kept[FDS_LIMIT + 2] = {(int)new_control, *init_net};
+    size_t kept_count = *init_net >= 0 ? 2 : 1;
     for (size_t i = 0; i < q->fd_count; i++)
         if (q->fds[i].source >= 0 && q->fds[i].target >= 0)
             kept[kept_count++] = q->fds[i].target;
@@ -284,34 +286,49 @@ static void hold_only_the_workloads(const struct request *q, int control) {
     child_close_others(kept, count);
 }
 
-/* We are pid 1 of the fresh namespace: the workload is below us. */
-static void be_init(int control) {
+static bool wants_net_of_init(const struct request *q) {
+    for (size_t i = 0; i < q->step_count; i++)
+        if (step_is_of_init(&q->steps[i]))
+            return true;
+    return false;
+}
+
+/* We are pid 1 of the fresh namespace: the workload is below us. Returns in it, with its end of the pair on which pid 1 hands
+ * over a network namespace, or -1. */
+static int be_init(const struct request *q, int control) {
+    int pair[2] = {-1, -1};
     struct child_message news = {CHILD_STEPPED_ASIDE, 0, 0, 0};
     OWN_FD int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc < 0)
         child_refuse(control, errno, STAGE_fork, -1);
+    if (wants_net_of_init(q) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        child_refuse(control, errno, STAGE_fork, -1);
     child_say(control, &news);
-    reaper_start(control, proc, true);
+    reaper_start(control, proc, true, pair[0]);
+    close_fd(&pair[0]); /* pid 1 alone has it: its end is the end of the file */
+    return pair[1];
 }
 
 static _Noreturn void child_main(const struct request *q, int control) {
     uint64_t none = 0;
+    int init_net = -1;
     if (q->enters || q->init)
         hold_only_the_workloads(q, control);
     if (q->enters)
         enter_namespaces(q, control);
     else if (q->init)
-        be_init(control);
+        init_net = be_init(q, control);
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     /* Its own process group in any case: `kill 0` in a script reaches that workload only. */
     long result = q->new_session ? RAW0(setsid) : RAW2(setpgid, 0, 0);
     if (result < 0)
         child_refuse(control, -result, STAGE_new_session, -1);
-    control = place_fds(q, control); /* from here on the monitor's end of the pair is the monitor's alone */
+    control = place_fds(q, control, &init_net); /* from here on the monitor's end of the pair is the monitor's alone */
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
-    struct step_room room = {.terminal = -1, .root = -1, .empty_directory = -1, .null_device = -1, .opened = -1};
+    struct step_room room = {.terminal = -1, .root = -1, .empty_directory = -1, .null_device = -1, .init_net = init_net,
+                             .opened = -1};
     if (early)
         run_own_steps(q, 0, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);

@@ -116,7 +116,7 @@ void enter_namespaces(const struct request *request, int control) {
             child_say(control, &news);
             child_leave();
         }
-        reaper_start(control, j.proc, false);
+        reaper_start(control, j.proc, false, -1);
     } else {
         child_say(control, &news);
     }

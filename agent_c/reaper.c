@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 
 #include "child.h"
+#include "frame.h"
 #include "raw.h"
 #include "subtree.h"
 
@@ -197,8 +198,17 @@ static void introduce(int control, int reaper_end) {
         child_refuse(control, errno, STAGE_clone, -1);
 }
 
+static void make_net(int proc, int net_end) {
+    OWN_FD int net = net_end;
+    int32_t error = unshare(CLONE_NEWNET) < 0 ? errno : 0;
+    OWN_FD int made = error == 0 ? openat(proc, "self/ns/net", O_RDONLY | O_CLOEXEC) : -1;
+    if (error == 0 && made < 0)
+        error = errno;
+    (void)send_with_fd(net, &error, sizeof error, made);
+}
+
 /* Clones; the parent is a reaper from then on, with `pair` (if there is one) its line to the monitor. Returns in the child. */
-static void reap_for(int control, int proc, const int *pair, bool init) {
+static void reap_for(int control, int proc, const int *pair, bool init, int net) {
     int pidfd = -1;
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
         child_refuse(control, errno, STAGE_fork, -1);
@@ -213,21 +223,23 @@ static void reap_for(int control, int proc, const int *pair, bool init) {
         (void)prctl(PR_SET_DUMPABLE, dumpable == 1, 0, 0, 0);
         return;
     }
-    int kept[] = {proc, pidfd, pair != NULL ? pair[0] : -1};
+    int kept[] = {proc, pidfd, pair != NULL ? pair[0] : -1, net};
     child_close_others(kept, COUNT_OF(kept));
+    if (net >= 0)
+        make_net(proc, net);
     run(kept[2], proc, pid, pidfd, init);
 }
 
-void reaper_start(int control, int proc, bool init) {
+void reaper_start(int control, int proc, bool init, int net) {
     int pair[2];
     (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
     if (!init) { /* as pid 1 it cannot be killed from inside, and takes all with it when it is from outside */
-        reap_for(control, proc, NULL, false);
+        reap_for(control, proc, NULL, false, -1);
         (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         child_refuse(control, errno, STAGE_fork, -1);
-    reap_for(control, proc, pair, init);
+    reap_for(control, proc, pair, init, net);
     (void)close(pair[0]);
     introduce(control, pair[1]);
 }

@@ -22,8 +22,11 @@ struct reaper_news {
 
 /* Becomes a reaper, with the workload below it: returns in the workload, which has introduced itself over `control`. `proc` is
  * an fd of the /proc outside; the one inside may be missing. As `init` it is pid 1: it passes on the signals that it gets, and the
- * namespace ends with the workload. */
-void reaper_start(int control, int proc, bool init);
+ * namespace ends with the workload.
+ *
+ * A fresh network namespace takes the kernel as long as all others together. So where the workload has something else to do
+ * first, pid 1 makes it meanwhile, and hands it over on `net`, or an errno (an int32_t, 0 with the fd). -1: not wanted. */
+void reaper_start(int control, int proc, bool init, int net);
 
 /* A process' pid as the holder of `proc` sees it, by its pidfd; 0 if it is gone. */
 pid_t pid_of_pidfd(int proc, int pidfd);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <linux/netlink.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -11,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "frame.h"
 #include "mounts.h"
 #include "namespaces.h"
 #include "privileges.h"
@@ -125,6 +127,25 @@ static long step_unshare(const struct step *s, struct step_room *unused) {
     return RAW1(unshare, flag_of(s->text[0]));
 }
 
+/* The one that pid 1 has made while we were at the steps before. It says how that went. */
+static long step_net_of_init(const struct step *s, struct step_room *room) {
+    (void)s;
+    int32_t error = ECONNRESET; /* it has been killed, and we shall be */
+    int fd = -1;
+    size_t fd_count = 0;
+    bool lost;
+    struct pollfd p = {room->init_net, POLLIN, 0};
+    if (room->init_net < 0)
+        return -EINVAL;
+    while (poll(&p, 1, -1) < 0)
+        continue;
+    (void)receive_with_fds(room->init_net, &error, sizeof error, &fd, 1, &fd_count, &lost);
+    close_fd(&room->init_net);
+    long result = error != 0 ? -error : fd < 0 ? -EMFILE : RAW2(setns, fd, CLONE_NEWNET);
+    close_fd(&fd);
+    return result;
+}
+
 /* A namespace that has a name: what ip-netns(8) or `mount --bind` keeps. */
 static long step_setns(const struct step *s, struct step_room *unused) {
     (void)unused;
@@ -182,6 +203,7 @@ const struct step_kind step_kinds[] = {
     {"own_gid_map", "t", STAGE_gid_map, step_own_gid_map},
     {"unshare", "t", STAGE_unshare, step_unshare},
     {"setns", "tt", STAGE_setns_net, step_setns},
+    {"net_of_init", "", STAGE_clone, step_net_of_init},
     {"time_offsets", "t", STAGE_time_offsets, step_time_offsets},
     {"private_mounts", "", STAGE_mount, mount_private},
     {"keep_terminal", "t", STAGE_mount, mount_keep_terminal},
@@ -231,6 +253,8 @@ const struct step_kind *step_kind_find(struct etf_slice name) {
             return &step_kinds[i];
     return NULL;
 }
+
+bool step_is_of_init(const struct step *step) { return step->kind != NULL && step->kind->run == step_net_of_init; }
 
 bool step_needs_own_memory(const struct step *step) {
     return step->kind != NULL && (step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets);

@@ -25,6 +25,7 @@ struct step_room {
     int root;                /* the root that mount points are below, until it is pivoted into; -1: "/" */
     bool root_is_unbindable; /* until then, unless something else was asked for */
     int empty_directory, null_device; /* mounts that mask something, or -1 */
+    int init_net;            /* where pid 1 hands us its network namespace, or -1 */
     int opened;              /* for Python, or -1 */
     mode_t umask;            /* the workload's; while steps are taken it is 0, and what they make has the mode that they say */
     struct kept_filter filters[FILTERS_LIMIT]; /* for seccomp(2), in the order in which they came */
@@ -53,6 +54,9 @@ extern const struct step_kind step_kinds[];
 extern const size_t step_kind_count;
 
 const struct step_kind *step_kind_find(struct etf_slice name);
+
+/* The network namespace is made by pid 1 meanwhile: see reaper.h. */
+bool step_is_of_init(const struct step *step);
 
 /* Steps that only memory of one's own can take: what they change is shared with whom one shares it. */
 bool step_needs_own_memory(const struct step *step);

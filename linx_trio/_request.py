@@ -156,7 +156,8 @@ def _build(
         early.add("user", f"gid {maps[1].decode()}", ("own_gid_map", maps[1]))
     mapped_from_outside = workload.user is not None and maps is None
     first = batch if mapped_from_outside else early
-    _early_steps(first, workload, caller, baseline, terminal, entered=entered is not None)
+    net_of_init = first is early and _net_of_init(workload, entered)
+    _early_steps(first, workload, caller, baseline, terminal, entered=entered is not None, net_of_init=net_of_init)
     # Groups: where another user namespace is entered, the agent drops them, if that is allowed.
     keeps_groups = workload.user is not None or (entered is not None and entered.has_other_user_namespace())
     _late_steps(late, workload, terminal, keeps_groups=keeps_groups)
@@ -166,7 +167,7 @@ def _build(
     message = m.Spawn(
         argv=tuple(map(os.fsencode, workload.arguments)),
         env=given.env,
-        namespaces=_kinds(workload, entered),
+        namespaces=_kinds(workload, entered, net_of_init=net_of_init),
         fds=given.fds,
         steps=tuple(steps),
         orphan_grace_ms=None if policy is LINGER else milliseconds(policy.grace),
@@ -181,10 +182,24 @@ def _build(
     return Request(message, origins, workload, entered, cgroup, after_mapping)
 
 
-def _kinds(workload: Workload, entered: Pinned | None) -> tuple[str, ...] | None:
+def _net_of_init(workload: Workload, entered: Pinned | None) -> bool:
+    """Whether pid 1 makes the network namespace while the child makes its file system: the two take the kernel longest.
+
+    Not where something belongs to that namespace, a sysfs or a sysctl; or forbids any further one.
+    """
+    if entered is not None or not workload.init or "net" not in workload.namespace_names or not workload.mounts:
+        return False
+    steps, _ = _mount_steps(cast("Any", workload.root), cast("Any", workload.mounts))
+    own = any(step[0] == "mount_new" and step[1] == b"sysfs" for step in steps)
+    return not own and not any(path.startswith(("net/", "user/max_net_")) for path in workload.sysctls)
+
+
+def _kinds(workload: Workload, entered: Pinned | None, *, net_of_init: bool) -> tuple[str, ...] | None:
     kinds = workload.namespace_names if entered is None else entered.target.namespaces
     if kinds is not None and workload.time_offsets:
         kinds -= {"time"}  # the step makes it: one that clone3(2) makes takes no offsets any more
+    if kinds is not None and net_of_init:
+        kinds -= {"net"}
     return None if kinds is None else tuple(sorted(kinds))
 
 
@@ -260,7 +275,14 @@ def _becomes_root(workload: Workload) -> bool:
 
 
 def _early_steps(
-    found: _Steps, workload: Workload, caller: Caller, baseline: Caller, terminal: str | None, *, entered: bool
+    found: _Steps,
+    workload: Workload,
+    caller: Caller,
+    baseline: Caller,
+    terminal: str | None,
+    *,
+    entered: bool,
+    net_of_init: bool,
 ) -> None:
     """Before the checkpoint: the file system, and what can be changed again from outside while the child is parked."""
     own_mounts = "mount" in workload.namespace_names
@@ -288,6 +310,8 @@ def _early_steps(
     _attribute_steps(found, workload)
     if workload.root is not None or workload.mounts:
         found.add_mounts(_mount_steps(cast("Any", workload.root), cast("Any", workload.mounts)))
+    if net_of_init:
+        found.add("namespaces", "net", ("net_of_init",))
 
 
 def _offsets(offsets: Mapping[str, float]) -> bytes:

@@ -24,7 +24,7 @@ STAGES = (
     "cap_drop_bounding", "cap_set_thread", "cap_set_ambient", "no_new_privs", "seccomp_install", "netlink", "execve",
 )  # fmt: skip
 STEPS = (
-    "own_uid_map", "own_gid_map", "unshare", "setns", "time_offsets", "private_mounts", "keep_terminal",
+    "own_uid_map", "own_gid_map", "unshare", "setns", "net_of_init", "time_offsets", "private_mounts", "keep_terminal",
     "controlling_terminal", "umask", "nice", "rlimit", "oom_score_adj",
     "cpu_affinity", "hostname", "domainname", "sysctl", "mount_root", "mount_bind", "mount_new", "mount_remount",
     "mount_move", "mount_umount", "mount_protect", "mount_mask",

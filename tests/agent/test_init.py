@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -15,9 +17,10 @@ import pytest
 import trio
 
 import linx_trio as linx
+from tests.agent.containers import below, parent_of
 from tests.agent.probes import ROOT, needs_root, proc, status_of
 from tests.agent.rights import Options, in_both_ways, rootless
-from tests.support import DEADLINE, children_of, eventually, eventually_async, exists, name_of, stat_of
+from tests.support import DEADLINE, children_of, eventually, eventually_async, exists, name_of, stat_of, with_token
 
 Rights = Callable[..., Options]
 SLEEP = ["sleep", "600"]
@@ -375,3 +378,74 @@ def test_python_is_killed(policy: str, lingers: bool, tmp_path: Path, nothing_is
         eventually(lambda: (tmp_path / "status").exists(), "it goes on by itself")
     eventually(lambda: not exists(pid) and not exists(init), "nobody of the namespace is left")
     assert (tmp_path / "status").exists() == lingers
+
+
+# ---- its network namespace ---------------------------------------------------------------------------------------
+
+
+MEANWHILE: dict[str, Any] = {"init": True, "mounts": [linx.mount.Tmpfs("/mnt")]}
+
+
+@in_both_ways
+@pytest.mark.parametrize("parked", [True, False])
+async def test_it_makes_the_network_namespace_meanwhile(rights: Rights, parked: bool) -> None:
+    async with linx.spawn(["sleep", "600"], **MEANWHILE, **rights("pid", "net", "mount"), auto_proceed=not parked) as s:
+        own = os.readlink(f"/proc/{s.host_pid}/ns/net")
+        assert own == os.readlink(f"/proc/{init_of(s.host_pid)}/ns/net")
+        assert own != os.readlink("/proc/self/ns/net")
+        if parked:
+            async with linx.net.open(s) as net:
+                assert [link.name for link in await net.links()] == ["lo"]
+            await s.proceed()
+        assert os.readlink(f"/proc/{s.host_pid}/ns/net") == own
+        await eventually_async(lambda: name_of(s.host_pid) == "sleep", "it runs")
+        assert sorted(os.listdir(f"/proc/{s.host_pid}/fd")) == ["0", "1", "2"]
+
+
+NO_MORE = """
+import linx_trio as linx
+try:
+    linx.run_sync(["true"], namespaces=["pid", "net", "mount"], init=True, mounts=[linx.mount.Tmpfs("/mnt")])
+except linx.SetupError as exc:
+    print(exc.stage, exc.errno, exc.filename)
+"""
+
+
+async def test_it_may_not_make_one() -> None:
+    done = await linx.run(
+        [sys.executable, "-c", NO_MORE],
+        user=linx.user.root_map(),
+        sysctls={"user.max_net_namespaces": 0},
+        env={**os.environ, "PYTHONPATH": str(Path(linx.__file__).parent.parent)},
+        capture_stdout=True,
+    )
+    assert done.stdout.decode().split(maxsplit=2) == ["clone", str(errno.ENOSPC), "mount, net, pid\n"]
+
+
+@pytest.mark.parametrize("who", ["init", "workload", "monitor"])
+async def test_somebody_is_killed_meanwhile(who: str, nothing_is_left: str) -> None:
+    """At whatever moment: nobody waits for ever for what does not come."""
+    for _ in range(15):
+        before = set(below())
+
+        async def kill_soon() -> None:
+            while True:
+                for pid in below() - before:  # noqa: B023
+                    is_it = {
+                        "init": name_of(pid) == "linx-reaper",
+                        "workload": name_of(pid) == "linx-monitor" and name_of(parent_of(pid)) == "linx-reaper",
+                        "monitor": name_of(pid) == "linx-monitor" and name_of(parent_of(pid)) == "linx-zygote",
+                    }
+                    if is_it[who]:
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                        return
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_soon)
+            with contextlib.suppress(linx.AgentDied, linx.SetupError, linx.NoProcess):
+                async with linx.spawn(["sleep", "600"], **MEANWHILE, namespaces=["pid", "net", "mount"]) as s:
+                    await s.wait()
+            nursery.cancel_scope.cancel()
+    assert with_token(nothing_is_left) == []

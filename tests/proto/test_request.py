@@ -208,7 +208,42 @@ def test_a_request_is_a_term_and_comes_through(workload: linx.Workload, caller: 
     assert [bytes(argument) for argument in fields["argv"]] == list(map(os.fsencode, workload.arguments))
     assert [bare(step)[0] for step in fields["steps"]] == [bare(step)[0] for step in message.steps]
     made_by_steps = {"time"} if workload.time_offsets else set()
+    if ("net_of_init",) in [bare(step) for step in message.steps]:
+        made_by_steps.add("net")
     assert set(fields["namespaces"]) == workload.namespace_names - made_by_steps
+
+
+WITH_INIT: dict[str, Any] = {"namespaces": {"net", "pid", "mount"}, "init": True, "mounts": [mount.Tmpfs("/tmp")]}
+
+
+@pytest.mark.parametrize(
+    ("options", "meanwhile"),
+    [
+        ({}, True),
+        ({"user": user.root_map(), "root": mount.Tmpfs("/")}, True),
+        ({"sysctls": {"user.max_user_namespaces": 0}, "user": user.root_map()}, True),
+        ({"init": False}, False),
+        ({"mounts": []}, False),
+        ({"namespaces": {"pid"}}, False),
+        ({"mounts": [mount.Tmpfs("/tmp"), mount.Sysfs("/sys")]}, False),
+        ({"sysctls": {"net.ipv4.ip_forward": 1}}, False),
+        ({"sysctls": {"user.max_net_namespaces": 0}, "user": user.root_map()}, False),
+        ({"user": user.Maps(uid=[(0, 100000, 65536)], gid=[(0, 100000, 65536)])}, False),
+    ],
+)
+def test_init_makes_the_network_namespace_if_there_is_something_else_to_do(
+    options: dict[str, Any], meanwhile: bool
+) -> None:
+    workload = linx.Workload(["true"], **{**WITH_INIT, **options})
+    message = request_of(workload).message
+    names = [bare(step)[0] for step in message.steps]
+    assert ("net_of_init" in names) is meanwhile
+    assert ("net" in cast("tuple[str, ...]", message.namespaces)) is (
+        "net" in workload.namespace_names and not meanwhile
+    )
+    if meanwhile:
+        last = max(i for i, name in enumerate(names) if name.startswith(("mount_", "make_", "pivot_")))
+        assert last < names.index("net_of_init") < names.index("checkpoint")
 
 
 # ---- limits -----------------------------------------------------------------------------------------------------
