@@ -160,9 +160,8 @@ class Zygote:
             first, self._is_used = not self._is_used, True
             if first or self._retired or self._spare is not None or self._users > _cpus():
                 return
-            with contextlib.suppress(
-                OSError
-            ):  # no fds left, or too many messages under way; or it is dead: others tell
+            # No fds left, or too many messages under way; or it is dead: others tell.
+            with contextlib.suppress(OSError):
                 spare = Channel()
                 try:
                     self.hand_over(spare.peer, spare.number)

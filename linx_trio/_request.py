@@ -16,7 +16,7 @@ from linx_trio._caller import Caller, read_file
 from linx_trio._cause_kernel import unsealed
 from linx_trio._hints import hint_for
 from linx_trio._machine import Machine
-from linx_trio._options import LINGER, RLIMITS
+from linx_trio._options import LINGER, RLIMITS, Stdio
 from linx_trio._proto import etf
 from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FramingError
@@ -107,9 +107,14 @@ def build(
     """
     special = (terminal, entered, cgroup, own_cgroup)
     given = _Given(workload, caller, baseline, tuple(fds), quiet, _environment(cast("Any", workload.env)))
-    if special == (None, None, None, None):
-        return _recall(given) or _remember(given, _build(given, *special))
-    return _build(given, *special)
+    if special != (None, None, None, None):
+        return _build(given, *special)
+    then, request = workload.last_request
+    if then is None or not given.is_same(then):
+        request = _build(given, *special)
+        if _may_be_kept(workload, request):
+            workload.last_request[:] = given, request
+    return cast("Request", request)
 
 
 class _Given(NamedTuple):
@@ -126,23 +131,14 @@ class _Given(NamedTuple):
         return self.workload is other.workload and self.baseline is other.baseline and self[1:] == other[1:]
 
 
-_recent: dict[int, tuple[_Given, Request]] = {}
-"""By the workloads' ids, which are kept alive with it: what is spawned again and again by the same caller."""
+def _may_be_kept(workload: Workload, request: Request) -> bool:
+    """Not what is large, nor what has objects of the caller's, whose end must not wait for the garbage collector."""
+    streams = (workload.stdin, workload.stdout, workload.stderr)
+    own = all(isinstance(stream, Stdio) for stream in streams) and workload.owner is None and not workload.pass_fds
+    return own and len(request.frame) <= _KEPT
 
 
-def _recall(given: _Given) -> Request | None:
-    then, request = _recent.get(id(given.workload), (None, None))
-    return request if then is not None and given.is_same(then) else None
-
-
-def _remember(given: _Given, request: Request) -> Request:
-    if len(_recent) >= _RECENT:
-        _recent.clear()
-    _recent[id(given.workload)] = (given, request)
-    return request
-
-
-_RECENT = 64
+_KEPT = 65536
 
 
 def _build(

@@ -222,9 +222,15 @@ class Workload:
             type(self)
         )  # not `dataclasses.replace`: what stays has been checked, and there is much of it
         copy.__dict__.update(self.__dict__)
-        copy.__dict__.pop("to_be_run", None)
+        for remembered in ("to_be_run", "last_request"):
+            copy.__dict__.pop(remembered, None)
         copy._check(changes)
         return copy
+
+    @functools.cached_property
+    def last_request(self) -> list[Any]:
+        """What `_request.build` has made it into, and of what; it is likely to be asked for the same again."""
+        return [None, None]
 
     @functools.cached_property
     def to_be_run(self) -> Workload:

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -27,14 +28,15 @@ ORDER = [
     "own_uid_map", "own_gid_map", "time_offsets", "become_gid", "become_uid", "private_mounts", "keep_terminal",
     "controlling_terminal",
     "umask", "nice", "rlimit", "oom_score_adj", "cpu_affinity", "hostname", "domainname", "sysctl", "mounting",
-    "checkpoint", "name_terminal", "terminal_owner", "cap_drop_bounding", "securebits", "setgroups", "setgid", "setuid",
-    "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
+    "net_of_init", "checkpoint", "name_terminal", "terminal_owner", "cap_drop_bounding", "securebits",
+    "setgroups", "setgid", "setuid", "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
 ]  # fmt: skip
 """The ids mean something before anything is done with them. The mounts are private before anybody outside can mount
 something there, and the terminal is kept before anybody can hide it; it is named and given away once that has been
-done. Settings below ``/proc/sys`` before there is another root, where it may be missing. Bounding before the ids
-change, the other sets after it (`_capabilities`). Groups before the gid, the gid before the uid: with the uid go the
-rights. The directory with the workload's ids, and the filter as the last of all.
+done. Settings below ``/proc/sys`` before there is another root, where it may be missing. What pid 1 makes meanwhile is
+waited for as late as can be. Bounding before the ids change, the other sets after it (`_capabilities`). Groups before
+the gid, the gid before the uid: with the uid go the rights. The directory with the workload's ids, and the filter as
+the last of all.
 """
 
 TERMINAL = "/dev/pts/7"
@@ -211,6 +213,46 @@ def test_a_request_is_a_term_and_comes_through(workload: linx.Workload, caller: 
     if ("net_of_init",) in [bare(step) for step in message.steps]:
         made_by_steps.add("net")
     assert set(fields["namespaces"]) == workload.namespace_names - made_by_steps
+
+
+# ---- remembering ------------------------------------------------------------------------------------------------
+
+
+def test_the_same_again_is_not_built_again() -> None:
+    workload = linx.Workload(["true"])
+    first = request_of(workload)
+    assert request_of(workload) is first
+    assert request_of(workload.replace(nice=1)) is not first
+    other = dataclasses.replace(PLAIN, umask=PLAIN.umask ^ 0o70)
+    assert names_of(request_of(workload, other)).count("umask") == 1
+    assert request_of(workload, other) is not first
+    assert request_of(workload, other, other) is not request_of(workload, other)
+
+
+def test_the_callers_environment_is_looked_at_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    workload = linx.Workload(["true"])
+    request_of(workload)
+    monkeypatch.setenv("LINX_TEST", "new")
+    assert b"LINX_TEST=new" in request_of(workload).message.env
+
+
+def test_what_is_large_or_the_callers_is_not_kept(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        workload = linx.Workload(["true"], stdout=file)
+        assert request_of(workload) is not request_of(workload)
+    large = linx.Workload(["true"], env={"A": "a" * 70000})
+    assert request_of(large) is not request_of(large)
+
+
+def test_a_workloads_mappings_cannot_be_changed() -> None:
+    workload = linx.Workload(
+        ["true"], env={"A": "a"}, rlimits={"core": (0, 0)}, namespaces=["uts", "time", "ipc"],
+        sysctls={"kernel.msgmax": 1}, time_offsets={"boottime": 1},
+    )  # fmt: skip
+    for name in ("env", "rlimits", "sysctls", "time_offsets"):
+        with pytest.raises(TypeError):
+            getattr(workload, name)["A"] = "b"
+    assert linx.Workload.from_dict(workload.to_dict()) == workload
 
 
 WITH_INIT: dict[str, Any] = {"namespaces": {"net", "pid", "mount"}, "init": True, "mounts": [mount.Tmpfs("/tmp")]}
