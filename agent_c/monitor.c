@@ -199,6 +199,8 @@ static void grant(struct monitor *m) {
 }
 
 static void child_parked(struct monitor *m) {
+    if (m->leader == 0)
+        return; /* it was dead before we got to know it, and had said this before */
     emit_status(m, "ready", &m->child_pid, -1);
     if (m->phase == EXECUTING) /* auto_proceed */
         return;

@@ -32,7 +32,7 @@ import trio
 from linx_trio._build_id import source_hash
 from linx_trio._caller import Caller
 from linx_trio._cause_programs import REINSTALL, agent_refused
-from linx_trio._channel import Channel
+from linx_trio._channel import Channel, is_silent
 from linx_trio._fd import after_fork, socket_pair
 from linx_trio._hints import hint_for
 from linx_trio._machine import Machine
@@ -145,9 +145,9 @@ class Zygote:
         """The channel of a monitor that waits for its request, the caller's from now on; `None` if there is none."""
         with _lock:
             spare, self._spare = self._spare, None
-        if spare is None or spare.is_silent():
+        if spare is None or (spare.is_silent() and is_silent(self.control)):
             return spare
-        spare.close()  # somebody has killed it
+        spare.close()  # somebody has killed it, or us
         return None
 
     def prepare_spare(self) -> None:

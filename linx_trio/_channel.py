@@ -24,6 +24,17 @@ _FDS_AT_ONCE = 16
 _numbers = itertools.count(1)
 
 
+def is_silent(side: socket.socket) -> bool:
+    """Whether the far side is open, and nothing that it said waits to be read."""
+    try:
+        side.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class Channel:
     """Owns this side's socket. `peer` is the agent's side until it has been handed over; the caller closes it.
 
@@ -37,18 +48,18 @@ class Channel:
         self._out = bytearray()
         after_fork(self)
 
-    def send(self, frame: bytes, fds: Sequence[int] = ()) -> None:
+    def send(self, frame: bytes, fds: Sequence[int] = ()) -> bool:
         """Sends `frame`, now or as soon as possible, after all that was sent before. Never blocks.
 
         `fds` travel with its first byte: they can be given only where nothing waits before it, and then `OSError` with
         ``ETOOMANYREFS`` says that too many are under way; nothing has been sent then. A far side that is gone is no
-        error here: reading tells.
+        error here: reading tells. But where nothing has been read by anybody, False tells it at once.
         """
         if self._socket.fileno() < 0:
-            return
+            return False
         if self._out:
             self._out += frame
-            return
+            return True
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
             sent = self._socket.sendmsg([frame], rights)
@@ -57,10 +68,11 @@ class Channel:
                 raise
             sent = 0
         except (BrokenPipeError, ConnectionResetError):
-            return
+            return False
         if sent < len(frame):
             self._out += frame[sent:]
             trio.lowlevel.spawn_system_task(self._pump, name="linx: finishing a request")
+        return True
 
     async def _pump(self) -> None:
         # OSError: the far side is gone, or ours was closed; reading tells.
@@ -96,13 +108,7 @@ class Channel:
 
     def is_silent(self) -> bool:
         """Whether the far side is there, and nothing that it said waits to be read."""
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
+        return is_silent(self._socket)
 
     def close(self) -> None:
         """Closes both sides that are still ours; whoever waits on them is woken."""

@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 import trio
 
 from linx_trio.errors import setup_error
 
 _CONGESTION_SECONDS = 30.0
+
+T = TypeVar("T")
 
 
 async def _outwait(event: trio.Event, interrupts: list[KeyboardInterrupt]) -> None:
@@ -53,9 +56,9 @@ def _cancel_from_outside(token: trio.lowlevel.TrioToken, scope: trio.CancelScope
         token.run_sync_soon(scope.cancel)
 
 
-async def congested(send: Callable[[], None]) -> None:
-    """Calls `send` until the kernel takes it: it limits how many messages, and how many fds, are under way
-    (``unix(7)``).
+async def congested(send: Callable[[], T]) -> T:
+    """Calls `send` until the kernel takes it, and returns what it says. The kernel limits how many messages, and how
+    many fds, are under way (``unix(7)``).
     """
     deadline = time.monotonic() + _CONGESTION_SECONDS
     while True:

@@ -532,7 +532,9 @@ class Session:
         frame = self._request.frame
         spare = zygote.take_spare()
         self._channel = channel = spare or Channel()
-        await congested(lambda: channel.send(frame, fds))
+        is_heard = await congested(lambda: channel.send(frame, fds))
+        if spare is not None and not is_heard:
+            raise _NeverRead  # it has been killed just now
         if spare is None:
             try:
                 await congested(lambda: zygote.hand_over(channel.peer, channel.number))

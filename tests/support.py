@@ -10,6 +10,8 @@ from pathlib import Path
 
 import trio
 
+from linx_trio import _agent
+
 DEADLINE = 60.0
 """Seconds for things that take milliseconds: these machines are slow and noisy, and a hang must still end."""
 
@@ -101,6 +103,11 @@ def descendants_of(pid: int) -> list[int]:
     for child in found:  # grows while it is walked
         found.extend(children_of(child))
     return found
+
+
+def open_fds() -> set[int]:
+    """This process' fds, but for those that stay open between sessions, of which there are now more and now less."""
+    return {int(name) for name in os.listdir("/proc/self/fd")} - _agent.kept_fds()
 
 
 def processes() -> Iterator[int]:

@@ -417,6 +417,7 @@ def test_the_next_run_sync_after_the_zygote_was_killed() -> None:
     linx.run_sync(["true"])
     victim = zygote()
     os.kill(victim, signal.SIGKILL)
+    eventually(lambda: is_gone(victim), "it is dead")
     assert linx.run_sync(["sh", "-c", "exit 6"], check=False).returncode == 6
     assert zygote() != victim
 
@@ -453,6 +454,7 @@ async def test_the_zygote_is_stopped_and_forgotten(nothing_is_left: str) -> None
         first = zygote()
         await stop(first)
         os.kill(first, signal.SIGKILL)
+        await eventually_async(lambda: is_gone(first), "it is dead")
         async with linx.spawn(["true"]) as other:
             assert monitor_of(other.host_pid) in children_of(zygote())
             assert zygote() != first
@@ -485,7 +487,9 @@ async def test_zygote_and_monitor_killed(phase: str, order: str, nothing_is_left
 
 
 async def test_a_new_zygote_is_its_own_group_leader_and_has_no_fds_of_ours() -> None:
-    os.kill(zygote(), signal.SIGKILL)
+    victim = zygote()
+    os.kill(victim, signal.SIGKILL)
+    await eventually_async(lambda: is_gone(victim), "it is dead")
     read_end, write_end = os.pipe()  # close-on-exec
     inheritable = os.dup(write_end)
     os.set_inheritable(inheritable, True)

@@ -35,7 +35,7 @@ from tests.agent.programs.phases import (
     stop,
     zygote,
 )
-from tests.support import children_of, eventually_async, exists, name_of, with_token
+from tests.support import children_of, eventually_async, exists, name_of, open_fds, with_token
 
 SOON = 8.0
 """Seconds in which a block is left, also where the agent's own processes have to be killed for it."""
@@ -411,7 +411,7 @@ async def test_two_hundred_in_a_row(target: linx.Session) -> None:
                 await s.proceed()
             assert await s.wait() == linx.Exited(3)
         assert below() == before
-        now = len(os.listdir("/proc/self/fd")), len(os.listdir(f"/proc/{zygote()}/fd"))
+        now = len(open_fds()), len(os.listdir(f"/proc/{zygote()}/fd"))
         fds = fds or now
         assert now == fds
     assert is_untouched(target)

@@ -21,7 +21,7 @@ from linx_trio.net import Host, Lab, Switch
 from tests.agent.containers import below
 from tests.agent.labs import link_of, output, pair, ping, two_hosts
 from tests.agent.roots import needs_busybox
-from tests.support import DEADLINE, exists
+from tests.support import DEADLINE, exists, open_fds
 
 pytestmark = needs_busybox
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,12 +106,12 @@ async def test_a_lab_that_is_cancelled_anywhere_leaves_nothing() -> None:
             await a.run(["true"])
 
     steps = await steps_of(all_of_it)
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = len(open_fds())
     for step in random.Random(8).sample(range(1, steps), 24):
         with cancelled_at(step):
             await all_of_it()
         assert not below()
-        assert len(os.listdir("/proc/self/fd")) == fds
+        assert len(open_fds()) == fds
 
 
 async def test_one_who_is_cancelled_harms_nobody_else() -> None:
@@ -234,6 +234,7 @@ import os, signal, sys
 import random, trio
 import linx_trio as linx
 from tests.agent.containers import below
+from tests.support import open_fds
 from tests.agent.test_lab_trouble import AtStep, declared
 
 async def main(at):
@@ -247,7 +248,7 @@ async def main(at):
 steps = trio.run(main, -1)
 print(steps)
 for at in random.Random(9).sample(range(1, steps), 24):
-    fds = len(os.listdir("/proc/self/fd"))
+    fds = len(open_fds())
     try:
         if trio.run(main, at) >= at:
             print(at, "nothing was raised")
@@ -255,7 +256,7 @@ for at in random.Random(9).sample(range(1, steps), 24):
         pass
     except BaseException as exc:
         print(at, repr(exc))
-    if below() or len(os.listdir("/proc/self/fd")) != fds:
+    if below() or len(open_fds()) != fds:
         print(at, "left", below())
 print("done")
 """

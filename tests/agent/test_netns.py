@@ -13,12 +13,11 @@ import trio
 import trio.testing
 
 import linx_trio as linx
-from linx_trio import _agent
 from linx_trio._netns import open_netlink
 from linx_trio._proto import messages as m
 from tests.agent.containers import container, parked_container
 from tests.agent.rights import Options, in_both_ways
-from tests.support import DEADLINE, eventually_async
+from tests.support import DEADLINE, eventually_async, open_fds
 
 Rights = Callable[..., Options]
 NETNS_KINDS = {"user", "net"}
@@ -44,10 +43,6 @@ async def links_of(sock: socket.socket) -> list[int]:
                 assert kind == NEWLINK
                 found.append(struct.unpack_from("=BxHi", data, 16)[2])
                 data = data[(length + 3) & ~3 :]
-
-
-def fds() -> set[str]:
-    return set(os.listdir("/proc/self/fd")) - set(map(str, _agent.kept_fds()))
 
 
 async def test_of_our_own_namespace() -> None:
@@ -92,11 +87,11 @@ async def test_it_outlives_its_namespace_harmlessly() -> None:
 @pytest.mark.parametrize("start", [parked_container, container])
 async def test_a_protocol_that_is_not_there(start: Callable[..., linx.Session]) -> None:
     async with start(NETNS_KINDS) as target:  # type: ignore[attr-defined]
-        before = fds()
+        before = open_fds()
         with pytest.raises(linx.SetupError) as caught:
             await open_netlink(target, 31)
         assert (caught.value.stage, caught.value.errno) == ("netlink", errno.EPROTONOSUPPORT)
-        assert fds() == before
+        assert open_fds() == before
         assert 1 in await links_of(await open_netlink(target))
 
 
@@ -137,12 +132,12 @@ async def test_cancelled_it_leaves_nothing_open() -> None:
     tries: list[Callable[[linx.Session], Awaitable[None]]] = [at_once, soon]
     async with parked_container(NETNS_KINDS) as target:
         (await open_netlink(target)).close()
-        before = fds()
+        before = open_fds()
         for _ in range(20):
             for cancel in tries:
                 await cancel(target)
         await target.take_steps([(("umask", 0o077), "a later batch: all before it has been answered")])
-        await eventually_async(lambda: fds() == before, "each socket that came is closed")
+        await eventually_async(lambda: open_fds() == before, "each socket that came is closed")
 
 
 async def test_a_socket_that_nobody_asked_for_is_nonsense() -> None:

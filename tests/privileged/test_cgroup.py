@@ -26,7 +26,7 @@ from linx_trio.cgroup import Cgroup, Events
 from linx_trio.errors import Hint
 from tests.privileged.groups import MOUNTS, is_there, needs_v2, subtree_control
 from tests.privileged.groups import as_before as as_before
-from tests.support import DEADLINE, descendants_of, eventually_async
+from tests.support import DEADLINE, descendants_of, eventually_async, open_fds
 
 pytestmark = [needs_v2, pytest.mark.usefixtures("as_before")]
 
@@ -262,12 +262,12 @@ async def test_wait_empty_is_told_and_does_not_ask() -> None:
 
 async def test_waiting_can_be_cancelled_and_leaves_nothing() -> None:
     async with Cgroup.create("linx-test") as group, linx.spawn(SLEEP, cgroup=group, auto_proceed=True):
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(open_fds())
         for wait in (group.wait_empty, group.wait_frozen):
             with trio.move_on_after(0.01) as scope:
                 await wait()
             assert scope.cancelled_caught
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(open_fds()) == before
 
 
 async def test_events() -> None:
