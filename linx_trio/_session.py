@@ -71,7 +71,8 @@ again.
 _PATIENCE_SECONDS = 0.05
 """How long the reader in person waits for the stream's end after the workload's."""
 
-_ZYGOTE_ATTEMPTS = 4
+_ZYGOTE_ATTEMPTS = 8
+"""A zygote that dies may cost two: one for its spare, one for itself."""
 
 
 class PidFd(int):

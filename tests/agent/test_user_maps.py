@@ -62,9 +62,9 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sent: list[int] = []
     send = _channel.Channel.send
 
-    def count(self: _channel.Channel, frame: bytes, *rest: Any) -> None:
+    def count(self: _channel.Channel, frame: bytes, *rest: Any) -> bool:
         sent.append(len(frame))
-        send(self, frame, *rest)
+        return send(self, frame, *rest)
 
     monkeypatch.setattr(_channel.Channel, "send", count)
     return sent
