@@ -16,6 +16,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 
 #include "cgroup.h"
@@ -123,6 +124,7 @@ void keeper_run(struct inbox *in, struct etf_slice payload) {
     struct keeper k = {.fd = in->fd_count > 0 ? in->fds[0] : -1};
     if (!kind_of(payload, &k.cgroups))
         return;
+    (void)prctl(PR_SET_NAME, "linx-keeper", 0, 0, 0); /* no session's monitor */
     for (;;) {
         struct etf_slice said;
         while (inbox_next(in, &said))

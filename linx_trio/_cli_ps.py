@@ -35,8 +35,7 @@ class Row:
 
     Attributes:
         pid: the workload's; `None` where there is none yet, or any more.
-        state: ``"parked"`` or ``"running"``; ``"idle"`` without a workload: it ends just now, or is a keeper, which
-            undoes what a program has made outside of sessions (links, cgroups) if that is killed. Nothing tells which.
+        state: ``"parked"`` or ``"running"``; ``"idle"`` without a workload: it begins or ends just now.
         user: the login name of the workload's owner, or its uid.
         age: seconds since its first process was made.
         containment: as `linx_trio.Session.containment`; `None` where that cannot be read.

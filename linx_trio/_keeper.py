@@ -14,6 +14,7 @@ from linx_trio._caller import Caller
 from linx_trio._channel import Channel
 from linx_trio._patience import congested
 from linx_trio._proto import messages as m
+from linx_trio.errors import AgentError
 
 _numbers = itertools.count(1)
 
@@ -61,9 +62,11 @@ async def start(kind: Literal["netlink", "cgroup"], fd: int) -> Keeper:
             if killed:
                 _agent.discard(zygote)
             _agent.release(zygote)
-            if killed and attempt < _ATTEMPTS:
-                continue  # it was killed just now; the next one is a new one
-            raise
+            if not killed:
+                raise
+            if attempt == _ATTEMPTS:
+                raise AgentError(f"the agent {zygote.path} is killed as soon as it is started", zygote.path) from None
+            continue  # it was killed just now; the next one is a new one
         channel.peer.close()
         return Keeper(zygote, channel)
     raise AssertionError("unreachable")

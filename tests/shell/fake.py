@@ -144,6 +144,7 @@ class FakeZygote:
     """Stands in for `_agent.Zygote`. `refusals` are what its next `hand_over` calls raise; `asked` counts them all."""
 
     def __init__(self, nursery: trio.Nursery, script: Script) -> None:
+        self.path = "linx-agent"
         self.baseline = Caller.now()
         self.agents: list[FakeAgent] = []
         self.refusals: list[OSError] = []

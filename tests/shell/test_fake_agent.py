@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -21,7 +22,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import linx_trio as linx
-from linx_trio import _agent, _session
+from linx_trio import _agent, _keeper, _session
 from linx_trio._proto import etf
 from linx_trio._proto import messages as m
 from linx_trio._proto.framing import MAX_FRAME, encode_frame
@@ -823,6 +824,23 @@ async def test_a_zygote_that_is_gone_before_the_rest_of_a_long_request_is_sent(p
             assert isinstance(refusal, BrokenPipeError)
     await wait_all_tasks_blocked()
     assert zygote.asked == (2 if isinstance(refusal, BrokenPipeError) else 1)
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+async def test_a_keeper_whose_zygotes_are_killed(play: Play, failures: int) -> None:
+    async def listen(agent: FakeAgent) -> None:
+        await agent.read(1)
+
+    zygote = play(listen)
+    zygote.refusals = [BrokenPipeError(errno.EPIPE, "gone") for _ in range(failures)]
+    one, other = socket.socketpair()
+    with one, other:
+        if failures == 2:
+            (await _keeper.start("netlink", one.fileno())).close()
+        else:
+            with pytest.raises(linx.AgentError, match="killed as soon as it is started"):
+                await _keeper.start("netlink", one.fileno())
+    assert zygote.asked == 3
 
 
 @pytest.mark.usefixtures("impatient")
