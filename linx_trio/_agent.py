@@ -37,6 +37,7 @@ from linx_trio._fd import after_fork, socket_pair
 from linx_trio._hints import hint_for
 from linx_trio._machine import Machine
 from linx_trio._options import RLIMITS
+from linx_trio._patience import congested
 from linx_trio._proto import messages as m
 from linx_trio._version import __version__
 from linx_trio.errors import AgentError, NotSupported, setup_error
@@ -380,6 +381,20 @@ async def acquire(caller: Caller) -> Zygote:
             if not isinstance(exc, _KilledEarly) or attempt == _ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
+
+
+class Gone(Exception):
+    """The zygote has died; it will not be acquired again."""
+
+
+async def hand_over(zygote: Zygote, channel: Channel) -> None:
+    """Has a monitor started for `channel`, and closes its far side here. Raises `Gone`, `SetupError`, `OSError`."""
+    try:
+        await congested(lambda: zygote.hand_over(channel.peer, channel.number))
+    except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
+        discard(zygote)
+        raise Gone from None
+    channel.peer.close()
 
 
 def release(zygote: Zygote) -> None:

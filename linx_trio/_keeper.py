@@ -55,19 +55,15 @@ async def start(kind: Literal["netlink", "cgroup"], fd: int) -> Keeper:
         channel = Channel()
         try:
             await congested(lambda: channel.send(m.keep(kind), [fd]))  # noqa: B023
-            await congested(lambda: zygote.hand_over(channel.peer, channel.number))  # noqa: B023
+            await _agent.hand_over(zygote, channel)
         except BaseException as exc:
             channel.close()
-            killed = isinstance(exc, (BrokenPipeError, ConnectionResetError, ConnectionRefusedError))
-            if killed:
-                _agent.discard(zygote)
             _agent.release(zygote)
-            if not killed:
+            if not isinstance(exc, _agent.Gone):
                 raise
             if attempt == _ATTEMPTS:
                 raise AgentError(f"the agent {zygote.path} is killed as soon as it is started", zygote.path) from None
             continue  # it was killed just now; the next one is a new one
-        channel.peer.close()
         return Keeper(zygote, channel)
     raise AssertionError("unreachable")
 

@@ -538,11 +538,9 @@ class Session:
             raise _NeverRead  # it has been killed just now
         if spare is None:
             try:
-                await congested(lambda: zygote.hand_over(channel.peer, channel.number))
-            except (BrokenPipeError, ConnectionResetError, ConnectionRefusedError):
-                _agent.discard(zygote)
+                await _agent.hand_over(zygote, channel)
+            except _agent.Gone:
                 raise _NeverRead from None
-            channel.peer.close()
         zygote.prepare_spare()
         self._reading = True
         if not self._in_person:
