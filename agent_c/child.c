@@ -286,9 +286,9 @@ static void hold_only_the_workloads(const struct request *q, int control) {
     child_close_others(kept, count);
 }
 
-static bool wants_net_of_init(const struct request *q) {
+static bool has_step(const struct request *q, bool (*is_it)(const struct step *step)) {
     for (size_t i = 0; i < q->step_count; i++)
-        if (step_is_of_init(&q->steps[i]))
+        if (q->steps[i].kind != NULL && is_it(&q->steps[i]))
             return true;
     return false;
 }
@@ -301,7 +301,7 @@ static int be_init(const struct request *q, int control) {
     OWN_FD int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc < 0)
         child_refuse(control, errno, STAGE_fork, -1);
-    if (wants_net_of_init(q) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+    if (has_step(q, step_is_of_init) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         child_refuse(control, errno, STAGE_fork, -1);
     child_say(control, &news);
     reaper_start(control, proc, true, pair[0]);
@@ -393,13 +393,6 @@ static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd)
     return (pid_t)pid;
 }
 
-static bool needs_own_memory(const struct request *q) {
-    for (size_t i = 0; i < q->step_count; i++)
-        if (step_needs_own_memory(&q->steps[i]))
-            return true;
-    return false;
-}
-
 pid_t child_start(const struct request *request, int control, int *pidfd) {
     static _Alignas(16) char stack[32768];
     static struct start start; /* outlives this call, for the child that shares it */
@@ -409,7 +402,7 @@ pid_t child_start(const struct request *request, int control, int *pidfd) {
      * And a child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not
      * be the monitor's as well, as they are for processes that share their memory. */
     if (!SHARES_MEMORY || !request->auto_proceed || request->enters || request->init || (flags & CLONE_NEWTIME) ||
-        request_fd(request, FD_CGROUP) >= 0 || needs_own_memory(request))
+        request_fd(request, FD_CGROUP) >= 0 || has_step(request, step_needs_own_memory))
         return clone_copied(&start, flags, pidfd);
     pid_t pid = clone(run_child, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), &start, pidfd);
     return pid < 0 ? -errno : pid;

@@ -254,8 +254,8 @@ const struct step_kind *step_kind_find(struct etf_slice name) {
     return NULL;
 }
 
-bool step_is_of_init(const struct step *step) { return step->kind != NULL && step->kind->run == step_net_of_init; }
+bool step_is_of_init(const struct step *step) { return step->kind->run == step_net_of_init; }
 
 bool step_needs_own_memory(const struct step *step) {
-    return step->kind != NULL && (step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets);
+    return step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets;
 }

@@ -55,10 +55,10 @@ extern const size_t step_kind_count;
 
 const struct step_kind *step_kind_find(struct etf_slice name);
 
-/* The network namespace is made by pid 1 meanwhile: see reaper.h. */
+/* Of a step that is not the checkpoint. The network namespace is made by pid 1 meanwhile: see reaper.h. */
 bool step_is_of_init(const struct step *step);
 
-/* Steps that only memory of one's own can take: what they change is shared with whom one shares it. */
+/* The same of steps that only memory of one's own can take: what they change is shared with whom one shares it. */
 bool step_needs_own_memory(const struct step *step);
 
 #endif
