@@ -32,7 +32,7 @@ from linx_trio._options import (
 )
 from linx_trio._session import Session
 from linx_trio._target import Target, as_entering, check_joins_all, check_target, check_unshare
-from linx_trio._workload import Workload, as_workload, plain_to_be_run
+from linx_trio._workload import Workload, as_variant, as_workload
 from linx_trio.errors import CalledProcessError, LinxError
 
 if sys.platform != "win32":  # the package can be imported there all the same
@@ -419,10 +419,6 @@ def _prepare(
     pipes_allowed: bool,
 ) -> tuple[Workload, bytes | None]:
     """The workload to spawn, and what to feed it."""
-    if stdin == b"" and not (options or capture_stdout or capture_stderr or pipes_allowed):
-        quick = _prepared(argv_or_workload)
-        if quick is not None:
-            return quick, None
     changes: dict[str, Any] = {**options, "auto_proceed": True}
     feed = bytes(stdin) if isinstance(stdin, (bytes, bytearray, memoryview)) else None
     own = argv_or_workload if isinstance(argv_or_workload, Workload) else None
@@ -445,7 +441,9 @@ def _prepare(
             theirs = getattr(own, name)
             raise ValueError(f"capture_{name}=True and the workload's own {name}={theirs!r} contradict each other")
         changes[name] = PIPE
-    workload = as_workload(argv_or_workload, changes)
+    # What the changes are is known beforehand, unless some are the caller's: options, or a stream of his own.
+    ours = not options and feed is not None
+    workload = as_variant(argv_or_workload, changes) if ours else as_workload(argv_or_workload, changes)
     if isinstance(workload.stdio, Pty) and not pipes_allowed:
         raise ValueError(
             f"stdio={workload.stdio!r}: nobody could reach the terminal. Write `session = await "
@@ -460,17 +458,6 @@ def _prepare(
                 + ", or use linx.spawn()"
             )
     return workload, feed or None
-
-
-def _prepared(argv_or_workload: Any) -> Workload | None:
-    """What needs no looking into: it has been run before, or has no options. It is the same object each time."""
-    if isinstance(argv_or_workload, Workload):
-        found = argv_or_workload.to_be_run
-        piped = any(stream is PIPE for stream in (found.stdin, found.stdout, found.stderr))
-        return None if piped or isinstance(found.stdio, Pty) else found
-    if type(argv_or_workload) in (list, tuple) and all(type(argument) is str for argument in argv_or_workload):
-        return plain_to_be_run(tuple(argv_or_workload))
-    return None
 
 
 async def _attend(

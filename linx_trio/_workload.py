@@ -18,7 +18,6 @@ from linx_trio._checks import CHECKS, sysctl_namespace
 from linx_trio._options import (
     DEFAULT_ORPHAN_POLICY,
     DEFAULT_SHUTDOWN,
-    DEVNULL,
     INHERIT,
     LINGER,
     Argument,
@@ -222,7 +221,7 @@ class Workload:
             type(self)
         )  # not `dataclasses.replace`: what stays has been checked, and there is much of it
         copy.__dict__.update(self.__dict__)
-        for remembered in ("to_be_run", "last_request"):
+        for remembered in ("variants", "last_request"):
             copy.__dict__.pop(remembered, None)
         copy._check(changes)
         return copy
@@ -233,12 +232,9 @@ class Workload:
         return [None, None]
 
     @functools.cached_property
-    def to_be_run(self) -> Workload:
-        """The same as `linx_trio.run` starts it by default: nobody looks at the checkpoint, and there is no input."""
-        changes: dict[str, Any] = {"auto_proceed": True}
-        if self.stdin is INHERIT and self.stdio is None:
-            changes["stdin"] = DEVNULL
-        return self.replace(**changes)
+    def variants(self) -> dict[tuple[tuple[str, Any], ...], Workload]:
+        """What `as_variant` has made of it."""
+        return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For `pickle`: the plain form, which refuses by name what means nothing in another process."""
@@ -288,10 +284,22 @@ def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
     return _PLAIN.replace(**options, argv=argv_or_workload)
 
 
+def as_variant(argv_or_workload: Any, changes: Mapping[str, Any]) -> Workload:
+    """The same for changes that are constants, of which there are few: the result is made once, and the same object."""
+    if type(argv_or_workload) in (list, tuple) and all(type(argument) is str for argument in argv_or_workload):
+        own = _plain(tuple(argv_or_workload))
+    else:
+        own = as_workload(argv_or_workload, {})
+    key = tuple(changes.items())
+    if key not in own.variants:
+        own.variants[key] = own.replace(**changes)
+    return own.variants[key]
+
+
 @functools.lru_cache(maxsize=64)
-def plain_to_be_run(argv: tuple[str, ...]) -> Workload:
-    """`Workload.to_be_run` of what has no options. Remembered: the same few programs are run again and again."""
-    return Workload(argv).to_be_run
+def _plain(argv: tuple[str, ...]) -> Workload:
+    """Remembered: the same few programs are run again and again."""
+    return Workload(argv)
 
 
 # ---- plain data ------------------------------------------------------------------------------------------------
