@@ -256,7 +256,7 @@ async def test_left_by_a_failing_sibling_task(phase: str, nothing_is_left: str) 
 @pytest.mark.parametrize("phase", ["parked", "running", "ended"])
 async def test_entering_is_cancelled(phase: str, nothing_is_left: str) -> None:
     """The zygote is stopped, so that entering cannot come to its end before the cancellation does."""
-    agent = zygote()
+    agent = lone_zygote()
     options = {"auto_proceed": True} if phase != "parked" else {}
     await stop(agent)
     try:
