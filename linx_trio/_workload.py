@@ -217,9 +217,8 @@ class Workload:
             changes = {"stdin": INHERIT, "stdout": INHERIT, "stderr": INHERIT, **changes}
         if not changes.keys() <= CHECKS.keys():
             return dataclasses.replace(self, **changes)  # which names it
-        copy = object.__new__(
-            type(self)
-        )  # not `dataclasses.replace`: what stays has been checked, and there is much of it
+        # Not `dataclasses.replace`: what stays has been checked, and there is much of it.
+        copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
         for remembered in ("variants", "last_request"):
             copy.__dict__.pop(remembered, None)

@@ -15,6 +15,7 @@ import linx_trio as linx
 from linx_trio import capabilities
 from linx_trio._proto import messages as m
 from tests.agent.probes import needs_root, status_of
+from tests.agent.programs.phases import lone_zygote
 from tests.agent.rights import Options, in_both_ways, rootless
 from tests.support import DEADLINE, eventually_async, monitor_of, stat_of
 
@@ -232,20 +233,19 @@ async def test_the_states() -> None:
 
 async def test_before_the_checkpoint() -> None:
     """An unread request: the session is starting, for as long as its zygote is stopped."""
-    async with linx.spawn(SLEEP) as other:
-        zygote = int((stat_of(monitor_of(other.host_pid)) or [])[1])
-        os.kill(zygote, signal.SIGSTOP)
-        try:
-            async with linx.spawn(SLEEP, wait_ready=False) as s:
-                with pytest.raises(linx.NotReady):
-                    await s.take_steps([NICE])
-                with pytest.raises(linx.NotReady):
-                    await capabilities.drop_bounding(s, {"kill"})
-                os.kill(zygote, signal.SIGCONT)
-                s.kill()
-                await s.wait()
-        finally:
+    zygote = lone_zygote()
+    os.kill(zygote, signal.SIGSTOP)
+    try:
+        async with linx.spawn(SLEEP, wait_ready=False) as s:
+            with pytest.raises(linx.NotReady):
+                await s.take_steps([NICE])
+            with pytest.raises(linx.NotReady):
+                await capabilities.drop_bounding(s, {"kill"})
             os.kill(zygote, signal.SIGCONT)
+            s.kill()
+            await s.wait()
+    finally:
+        os.kill(zygote, signal.SIGCONT)
 
 
 async def test_once_proceed_has_been_called() -> None:
