@@ -320,7 +320,8 @@ async def test_fork_loop(kind: str, news: str, way: str, nothing_is_left: str) -
         await s.proceed()
         for _ in range(5):
             assert await line_of(s) == news
-        assert len(with_token(nothing_is_left)) >= 1  # comets: more are there than stay long enough to be seen
+        # Comets: more are there than stay long enough to be seen.
+        await eventually_async(lambda: bool(with_token(nothing_is_left)), "it is there")
         started = time.monotonic()
         if way == "kill":
             s.kill()

@@ -221,8 +221,9 @@ def test_a_lingering_session_whose_monitor_is_killed(nothing_is_left: str) -> No
     with victim("left-behind", "linger") as python:
         python.kill()
         neighbour_is_gone(python)
-        for monitor in children_of(python.zygote):
-            os.kill(monitor, signal.SIGKILL)
+        eventually(lambda: len(children_of(python.zygote)) == 1, "the neighbour's monitor is gone, too")
+        (monitor,) = children_of(python.zygote)
+        os.kill(monitor, signal.SIGKILL)
         python.check_that_nothing_is_left(nothing_is_left)
 
 
