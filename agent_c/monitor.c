@@ -6,7 +6,8 @@
  *
  * Three ways lead out, from any phase: the workload ends by itself; Python says `kill` or `shutdown`; or the socket is at
  * its end, which means that Python is gone, and the orphan policy rules. All three end in `killing`, the rounds of
- * subtree.h, and the monitor exits when wait4(2) says that there are no children left.
+ * subtree.h, until wait4(2) says that there are no children left. Then the monitor exits; or, after a workload that has run
+ * and with Python still there, it says `idle`, and is as it was before: AWAITING the next request.
  *
  * A session that enters the namespaces of another process starts with a child that joins them (enter.c). It becomes the
  * workload itself, or, where a PID namespace is joined, it leaves us a reaper with the workload below it (reaper.h). Then
@@ -42,6 +43,7 @@ enum {
     HOLD_US = 3000,       /* the first events travel together if they are that close: one wake-up for all */
     EXIT_LOST = 70,       /* told to Python by the zygote */
     CGROUP_US = 5000000,  /* how long the session's own cgroup may take to become empty */
+    KEPT_INBOX_SIZE = 64 << 10, /* after a larger request the monitor goes, and its memory with it */
     REAPER_US = 2000000,  /* how long a reaper may take to clear up before we do its work, and then kill it too */
 };
 
@@ -50,7 +52,10 @@ struct monitor {
     struct outbox out;
     struct request request;
     bool port;
-    bool spare; /* has not heard a word yet; it may be kept for a session that is to come */
+    bool spare;  /* waits for a session that is to come */
+    bool served; /* has had one already: of that one, Python may have said more than there was to hear */
+    bool ran, idle;
+    int dumpable; /* PR_GET_DUMPABLE, as it has always been */
     int signals, control; /* signalfd; our end of the child's pair */
     enum phase phase;
     enum wish wish;
@@ -84,7 +89,7 @@ struct monitor {
 /* ---- events -------------------------------------------------------------------------------------------------- */
 
 const char *const monitor_events[] = {"spawned", "ready", "opened", "stepped",  "running", "exited", "signaled", "aborted",
-                                      "error",   "remains", "degraded", "usage",   "lost",   NULL};
+                                      "idle",    "error",   "remains", "degraded", "usage",   "lost",   NULL};
 
 static void emit_status(struct monitor *m, const char *name, const int64_t *argument, int passenger) {
     struct etf_writer w = frame_begin(&m->out);
@@ -214,6 +219,7 @@ static void child_parked(struct monitor *m) {
 
 static void workload_runs(struct monitor *m) {
     m->phase = RUNNING;
+    m->ran = true;
     m->hold_until = m->quiet ? m->hold_until : 0;
     emit_status(m, "running", NULL, -1);
     for (size_t i = 0; i < m->kept_count; i++)
@@ -481,6 +487,7 @@ static void start_child(struct monitor *m) {
         fail(m, -pid, is_about_cgroups(q, -pid) ? STAGE_cgroup : STAGE_clone);
         return;
     }
+    m->childless = false; /* it may have been said of a former session's, once more */
     m->starter = pid;
     m->starter_pidfd = pidfd;
     request_close_fds(q);
@@ -604,38 +611,56 @@ static bool is_steps(struct etf_slice payload) {
 }
 
 /* An atom, or `{atom, Integer}`. */
+static const struct command *command_of(bool port, struct etf_slice payload, int64_t *value) {
+    struct etf_reader r = etf_open(payload.data, payload.length);
+    bool argument = etf_peek(&r) == ETF_TUPLE;
+    if (argument && etf_tuple(&r) != 2)
+        return NULL;
+    struct etf_slice name = etf_atom(&r);
+    *value = argument ? etf_integer(&r) : 0;
+    for (size_t i = 0; i < COUNT_OF(commands) && etf_done(&r); i++) {
+        const struct command *c = &commands[i];
+        if (slice_is(name, c->name) && c->argument == argument && (c->port || !port))
+            return c;
+    }
+    return NULL;
+}
+
 static bool obey(struct monitor *m, struct etf_slice payload) {
+    int64_t value;
     if (!m->port && is_steps(payload)) {
         if (m->phase == PARKED && !m->aborting)
             forward_steps(m, payload);
         return true;
     }
-    struct etf_reader r = etf_open(payload.data, payload.length);
-    bool argument = etf_peek(&r) == ETF_TUPLE;
-    if (argument && etf_tuple(&r) != 2)
-        return false;
-    struct etf_slice name = etf_atom(&r);
-    int64_t value = argument ? etf_integer(&r) : 0;
-    for (size_t i = 0; i < COUNT_OF(commands) && etf_done(&r); i++) {
-        const struct command *c = &commands[i];
-        if (slice_is(name, c->name) && c->argument == argument && (c->port || !m->port)) {
-            c->run(m, value);
-            return true;
-        }
-    }
-    return false;
+    const struct command *c = command_of(m->port, payload, &value);
+    if (c != NULL)
+        c->run(m, value);
+    return c != NULL;
+}
+
+/* Said to a session that had already ended. */
+static bool is_late(const struct monitor *m, struct etf_slice payload) {
+    int64_t unused;
+    return m->served && (is_steps(payload) || command_of(false, payload, &unused) != NULL);
+}
+
+static void call_yourself(struct monitor *m, bool spare) {
+    if (m->spare != spare)
+        (void)prctl(PR_SET_NAME, spare ? "linx-spare" : "linx-monitor", 0, 0, 0);
+    m->spare = spare;
 }
 
 /* Nonsense ends the session: whoever speaks it cannot be trusted to end it himself. */
 static void hear_python(struct monitor *m) {
     struct etf_slice payload;
     inbox_fill(&m->in);
-    if (m->spare && m->in.end > 0) {
-        (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0);
-        m->spare = false;
-    }
+    if (!m->port && m->in.end > m->in.start)
+        call_yourself(m, false);
     while (m->phase != ENDED && inbox_next(&m->in, &payload)) {
-        if (m->phase == AWAITING)
+        if (m->phase == AWAITING && is_late(m, payload))
+            call_yourself(m, m->in.end == m->in.start);
+        else if (m->phase == AWAITING)
             take_request(m, payload);
         else if (!obey(m, payload))
             end_gracefully(m, 0);
@@ -721,6 +746,42 @@ static int poll_timeout(struct monitor *m) {
     return m->kill_at > 0 ? until(m->kill_at) : -1;
 }
 
+static bool is_over(struct monitor *m) {
+    bool awaiting = m->lost && m->reaper_control >= 0 && now_us() < m->killing_since + REAPER_US;
+    return m->phase == ENDED && m->childless && !awaiting && cgroup_is_gone(m);
+}
+
+/* After what went its ordinary way, as a rule: anything else ends the monitor, and all that might have gone wrong in it. */
+static void offer_again(struct monitor *m) {
+    bool ordinary = m->ran && !m->lost && m->in.size <= KEPT_INBOX_SIZE && m->in.fd_count == 0;
+    if (m->port || m->idle || m->in.eof || !ordinary)
+        return;
+    m->idle = true;
+    call_yourself(m, true);
+    emit_status(m, "idle", NULL, -1);
+}
+
+static void begin(struct monitor *m) {
+    m->cgroup = m->cgroup_parent = -1;
+    m->control = m->starter_pidfd = m->reaper_control = m->leader_pidfd = m->init_pidfd = -1;
+    hear_python(m); /* the request may be there before we are */
+}
+
+static void begin_again(struct monitor *m) {
+    struct monitor fresh = {.in = m->in, .out = m->out, .signals = m->signals, .spare = m->spare, .dumpable = m->dumpable,
+                            .served = true};
+    int *const fds[] = {&m->control, &m->starter_pidfd, &m->reaper_control, &m->leader_pidfd, &m->init_pidfd, &m->cgroup,
+                        &m->cgroup_parent};
+    for (size_t i = 0; i < COUNT_OF(fds); i++)
+        close_fd(fds[i]);
+    free(m->kept_signals);
+    request_free(&m->request);
+    if (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != m->dumpable) /* setuid(2) by a child that shared our memory */
+        (void)prctl(PR_SET_DUMPABLE, m->dumpable, 0, 0, 0);
+    *m = fresh;
+    begin(m);
+}
+
 int monitor_run(int in, int out, int signals, bool port) {
     static uint8_t buffer[INBOX_SIZE];
     struct monitor m = {.in = {.fd = in, .is_socket = !port, .data = buffer, .size = sizeof buffer},
@@ -728,18 +789,23 @@ int monitor_run(int in, int out, int signals, bool port) {
     m.signals = signals;
     m.port = port;
     m.spare = !port;
-    m.cgroup = m.cgroup_parent = -1;
-    m.control = m.starter_pidfd = m.reaper_control = m.leader_pidfd = m.init_pidfd = -1;
-    hear_python(&m); /* the request is there before we are */
+    m.dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+    begin(&m);
     for (;;) {
         if (m.hold_until > 0 && now_us() >= m.hold_until)
             m.hold_until = 0;
         end_what_is_due(&m);
+        bool over = is_over(&m);
+        if (over)
+            offer_again(&m);
         if (m.hold_until == 0)
             outbox_flush(&m.out);
-        bool awaiting = m.lost && m.reaper_control >= 0 && now_us() < m.killing_since + REAPER_US;
-        if (m.phase == ENDED && m.childless && !awaiting && outbox_empty(&m.out) && cgroup_is_gone(&m))
-            return m.lost ? EXIT_LOST : 0;
+        if (over && outbox_empty(&m.out)) {
+            if (!m.idle)
+                return m.lost ? EXIT_LOST : 0;
+            begin_again(&m);
+            continue;
+        }
         /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
         bool holding = m.phase == EXECUTING && m.hold_until > 0 && m.leader > 0;
         struct pollfd fds[] = {

@@ -4,9 +4,9 @@ One per Python process, shared by all threads and all `trio.run` calls. It is st
 calling thread, because it inherits that thread's ids and namespaces; and again when they have changed
 (`Caller.identity`) or when it has died. Sessions that it started live on without it.
 
-Whoever spawns twice will spawn again: from the second session on a zygote has a *spare*, a monitor that waits for the
-next request, so that nobody waits for the zygote to wake up and fork. It is this process' as a session's monitor is: it
-ends when its socket is closed.
+Whoever has spawned will spawn again: a monitor whose session has ended in the ordinary way is kept, as a *spare*, for
+the next request, so that nobody waits for one to end, and for the zygote to wake up and fork another. It is this
+process' as a session's monitor is: it ends when its socket is closed.
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Zygote:
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
-        self._is_used = False
-        self._spare: Channel | None = None
+        self._spares: list[Channel] = []
         self.control, theirs = socket_pair(socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -144,33 +143,21 @@ class Zygote:
 
     def take_spare(self) -> Channel | None:
         """The channel of a monitor that waits for its request, the caller's from now on; `None` if there is none."""
-        with _lock:
-            spare, self._spare = self._spare, None
-        if spare is None or (spare.is_silent() and is_silent(self.control)):
-            return spare
-        spare.close()  # somebody has killed it, or us
-        return None
+        while True:
+            with _lock:
+                spare = self._spares.pop() if self._spares else None
+            if spare is None or (spare.is_silent() and is_silent(self.control)):
+                return spare
+            spare.close()  # somebody has killed it, or us
 
-    def prepare_spare(self) -> None:
-        """Has a monitor started for the session after this one. Never blocks or fails.
-
-        Not for the first one, which may be the only one; nor where there are more sessions than CPUs: one that has to
-        wait for its request costs a little more, and with all CPUs at work nothing is won by having it early.
-        """
+    def keep(self, channel: Channel) -> None:
+        """Takes over the channel of a monitor that waits for another request: it is a spare, if one more is wanted."""
         with _lock:
-            first, self._is_used = not self._is_used, True
-            if first or self._retired or self._spare is not None or self._users > _cpus():
+            wanted = not self._retired and len(self._spares) < _KEPT_SPARES
+            if wanted and channel.is_sent and is_silent(self.control):
+                self._spares.append(channel)
                 return
-            # No fds left, or too many messages under way; or it is dead: others tell.
-            with contextlib.suppress(OSError):
-                spare = Channel()
-                try:
-                    self.hand_over(spare.peer, spare.number)
-                except OSError:
-                    spare.close()
-                    raise
-                spare.peer.close()
-                self._spare = spare
+        channel.close()
 
     def hand_over(self, session: socket.socket, number: int) -> None:
         """Has a monitor started for `session`, to be known by `number`. Raises `BlockingIOError` when too many wait,
@@ -236,22 +223,15 @@ class Zygote:
     def close(self) -> None:
         """Lets it end, after its last session."""
         self.control.close()
-        if self._spare is not None:
-            self._spare.close()
-            self._spare = None
+        while self._spares:
+            self._spares.pop().close()
 
     def filenos(self) -> set[int]:
-        """The fds that are open for its sake, and for its spare's."""
-        spare = self._spare
-        return {side.fileno() for side in (self.control, spare) if side is not None}
+        """The fds that are open for its sake, and for its spares'."""
+        return {self.control.fileno(), *(spare.fileno() for spare in self._spares)}
 
     def close_after_fork(self) -> None:
         self.control.close()
-
-
-@functools.cache
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _with_all_files(caller: Caller) -> Caller:
@@ -318,6 +298,9 @@ def check_platform() -> None:
 
 _KEPT = 4
 """Zygotes that are kept for callers of different identities, such as threads in network namespaces of their own."""
+
+_KEPT_SPARES = 8
+"""Each is a process of some 100 kB. More are only wanted by who runs more than that at the same time, all the time."""
 
 _lock = threading.Lock()
 _zygotes: dict[tuple[object, ...], Zygote] = {}  # the least recently used first

@@ -102,6 +102,16 @@ class Channel:
                     fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
             return data, fds.tolist()
 
+    def stop_sending(self) -> None:
+        """Nothing more will be said: the far side reads to the end of the stream."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether nothing waits to be sent."""
+        return not self._out
+
     def fileno(self) -> int:
         """This side's fd; -1 once it is closed."""
         return self._socket.fileno()

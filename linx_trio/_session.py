@@ -2,9 +2,9 @@
 
 Lines that must hold:
 
-1. The reader outlives the body. It is a system task, out of reach of the user's cancel scopes, and ends with the
-   stream: the agent closes it when the monitor has reaped everything and has itself been reaped. So "the reader has
-   ended" is the proof.
+1. The reader outlives the body. It is a system task, out of reach of the user's cancel scopes, and ends when the
+   monitor has reaped everything and says that it is idle; or with the stream, which the agent closes when the monitor
+   has itself been reaped. So "the reader has ended" is the proof.
 2. Between reading bytes and applying them there is no checkpoint: no event is lost by a cancellation.
 3. Commands are sent by plain functions: no frame is ever cut.
 4. There are two killers: this side's, in `close` (shielded, bounded, and in the end by pidfd), and the monitor's,
@@ -541,7 +541,6 @@ class Session:
                 await _agent.hand_over(zygote, channel)
             except _agent.Gone:
                 raise _NeverRead from None
-        zygote.prepare_spare()
         self._reading = True
         if not self._in_person:
             self._read_in_background(channel)
@@ -616,13 +615,18 @@ class Session:
         if not data:
             self._protocol.end_of_file()
             self._lose(None)
-        return not data
+        return not data or self._protocol.is_idle
 
     def _stop_reading(self, channel: Channel) -> None:
+        may_be_kept = self._protocol.is_idle and not self._protocol.unclaimed and not self._disbelieved
         for fd in self._protocol.unclaimed:
             os.close(fd)
         self._protocol.unclaimed.clear()
-        channel.close()
+        if may_be_kept and self._zygote is not None:
+            self._channel = None
+            self._zygote.keep(channel)
+        else:
+            channel.close()
         self._gone.set()
 
     def _disbelieve(self, message: str, term: object) -> None:
@@ -630,6 +634,8 @@ class Session:
         self._disbelieved = True
         self._fail(lambda: AgentError(message, term), errno.EPROTO)
         self._send(m.SHUTDOWN)
+        if self._channel is not None:
+            self._channel.stop_sending()  # so that the monitor ends, and does not wait for another request
         self._kill_workload()
 
     def _last_state(self) -> State:

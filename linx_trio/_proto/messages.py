@@ -228,6 +228,10 @@ class Abortion(NamedTuple):
     child_pid: int
 
 
+class Idle(NamedTuple):
+    """Nothing is left of the session that has ended, and the monitor waits for another request."""
+
+
 class Refusal(NamedTuple):
     """``{error, Errno, Stage, Index}``: the end of a session that could not start. `step` is the number of the one
     refused, a standard fd's number at stage ``stdio``, or -1."""
@@ -294,6 +298,7 @@ Message = (
     | Exit
     | Kill
     | Abortion
+    | Idle
     | Refusal
     | Remains
     | Degraded
@@ -317,6 +322,7 @@ _STATUS: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
     "exited": (Exit, (range(256),)),
     "signaled": (Kill, (range(1, 65),)),
     "aborted": (Abortion, (range(2**31),)),  # 0: before there was a child
+    "idle": (Idle, ()),
 }
 _PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
     "error": (Refusal, (_ERRNO, str, _INDEX)),

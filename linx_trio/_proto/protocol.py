@@ -25,7 +25,7 @@ class SessionProtocol:
         self.state = State.STARTING
         self.unclaimed: deque[int] = deque()
         self._frames = FrameDecoder()
-        self._spawned = False
+        self._spawned = self._idle = False
 
     def feed(self, data: bytes, fds: Iterable[int] = ()) -> Iterator[tuple[m.Message, int | None]]:
         """Each event that is complete now, with its fd where it has one; one by one, so that nonsense spoils none
@@ -49,7 +49,7 @@ class SessionProtocol:
             return None  # the monitor was killed after the workload's end: nothing that this session could tell changes
         target = EVENT_TABLE[self.state].get(type(event))
         too_early = not self._spawned and type(event) not in BEFORE_SPAWNED
-        too_late = self._spawned and isinstance(event, m.Spawned)
+        too_late = self._idle or (self._spawned and isinstance(event, m.Spawned))
         if target is None or too_early or too_late:
             raise m.Nonsense(f"{m.show(event)} in state {self.state}", event)
         fd = None
@@ -59,7 +59,13 @@ class SessionProtocol:
             fd = self.unclaimed.popleft()
         self.state = target
         self._spawned |= isinstance(event, m.Spawned)
+        self._idle |= isinstance(event, m.Idle)
         return event, fd
+
+    @property
+    def is_idle(self) -> bool:
+        """The monitor has said that it waits for another request; and not a byte since."""
+        return self._idle and not self._frames.pending
 
     def end_of_file(self) -> None:
         """The stream is at its end. In the middle of a frame, that is `Nonsense`."""

@@ -1,8 +1,8 @@
 """The session's life as two tables: event by state, and verb by state.
 
 A state without a row for an event does not allow it: an agent that says it all the same speaks nonsense. The terminal
-states have empty rows, so a second terminal event cannot happen. `diagram()` draws the tables; the documentation's
-picture is its output.
+states allow nothing but `Idle`, which is about the monitor, so a second terminal event cannot happen. `diagram()`
+draws the tables; the documentation's picture is its output.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
         m.Kill: State.SIGNALED,
         m.Lost: State.FAILED,
     },
-    State.EXITED: {},
-    State.SIGNALED: {},
+    State.EXITED: {m.Idle: State.EXITED},
+    State.SIGNALED: {m.Idle: State.SIGNALED},
     State.ABORTED: {},
     State.FAILED: {},
 }

@@ -391,7 +391,8 @@ async def test_the_next_spawn_after_the_zygote_was_killed(way: str, corpse: str)
                     async with linx.spawn(["sh", "-c", "exit 6"], wait_ready=False) as s:
                         await s.proceed()
                         assert await s.wait() == linx.Exited(6)
-        assert zygote() != victim
+        if corpse == "waited for":  # else its spare may have had the session, at the last moment
+            assert zygote() != victim
 
 
 async def test_the_zygote_is_killed_before_it_has_said_a_word(monkeypatch: pytest.MonkeyPatch) -> None:

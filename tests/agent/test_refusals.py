@@ -217,7 +217,9 @@ resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
 first = refusal_of(linx.run_sync, ["true"])
 resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
 linx.run_sync(["true"])
-pid = __import__("linx_trio._agent")._agent.current()[-1].pid
+zygote = __import__("linx_trio._agent")._agent.current()[-1]
+zygote.take_spare().close()
+pid = zygote.pid
 resource.prlimit(pid, resource.RLIMIT_NPROC, (1, hard))
 second = refusal_of(linx.run_sync, ["true"])
 resource.prlimit(pid, resource.RLIMIT_NPROC, (hard, hard))

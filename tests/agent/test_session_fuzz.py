@@ -65,7 +65,7 @@ def session(control: socket.socket, pieces: list[bytes], fds: int = 0, *, hang_u
         decoder = FrameDecoder()
         events: list[Any] = []
         with contextlib.suppress(ConnectionResetError):
-            while data := ours.recv(65536):
+            while ("status", "idle") not in events and (data := ours.recv(65536)):
                 events += [etf.decode(payload) for payload in decoder.feed(data)]
                 if hang_up and events:
                     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A zygote's spare: the monitor that waits for the next session."""
+"""A zygote's spares: monitors that have served a session, and wait for the next."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import linx_trio as linx
 from linx_trio import _agent
+from linx_trio._caller import Caller
+from linx_trio._channel import Channel
+from linx_trio._proto import messages as m
+from linx_trio._proto.protocol import SessionProtocol
 from tests.agent.programs.phases import state_of
 from tests.support import eventually, eventually_async, exists, monitor_of, name_of
+
+ROOT = os.geteuid() == 0
+SOON = 20.0
 
 
 def spares_of(zygote: int) -> list[int]:
@@ -23,90 +33,155 @@ def spares_of(zygote: int) -> list[int]:
     return [int(child) for child in children if name_of(int(child)) == _agent.SPARE]
 
 
+async def monitor_of_one(argv: tuple[str, ...] = ("true",), **options: Any) -> int:
+    """Runs it to its end."""
+    async with linx.spawn(argv, **options) as s:
+        monitor = monitor_of(s.host_pid)
+        if s.state == "ready":
+            await s.proceed()
+        await s.wait()
+    return monitor
+
+
 async def the_spare() -> int:
-    """The pid of the spare that the next session will have."""
-    for _ in range(2):  # the zygote may be a new one
-        await linx.run(["true"])
-    zygote = _agent.current()[-1].pid
-    await eventually_async(lambda: len(spares_of(zygote)) == 1, "there is a spare")
-    return spares_of(zygote)[0]
+    """The pid of the spare that the next session will have: the last one to be kept is the first to be taken."""
+    return await monitor_of_one()
 
 
-async def test_the_next_session_has_it_and_leaves_another() -> None:
+async def ended(monitor: int) -> None:
+    await eventually_async(lambda: not exists(monitor), "the monitor has ended")
+
+
+async def test_one_session_after_the_other_has_the_same_monitor() -> None:
     spare = await the_spare()
+    assert name_of(spare) == _agent.SPARE
     async with linx.spawn(["sleep", "600"]) as s:
+        assert monitor_of(s.host_pid) == spare
+        assert name_of(spare) == "linx-monitor"
+        await s.proceed()
+        s.kill()
+        assert await s.wait() == linx.Signaled(9)
+    assert name_of(spare) == _agent.SPARE
+    assert [await monitor_of_one() for _ in range(3)] == [spare] * 3
+
+
+async def test_two_at_once_have_two_and_both_are_kept() -> None:
+    spare = await the_spare()
+    async with linx.spawn(["sleep", "600"], auto_proceed=True) as s:
         assert monitor_of(s.host_pid) == spare
         other = await the_spare()
         assert other != spare
         async with linx.spawn(["sleep", "600"]) as second:
             assert monitor_of(second.host_pid) == other
-    await eventually_async(lambda: not exists(spare) and not exists(other), "each went with its session")
+    assert await the_spare() == spare
+    await ended(other)  # what it was to guard has never run
 
 
-async def test_many_at_once_share_one() -> None:
-    spare = await the_spare()
+async def test_of_many_only_some_are_kept() -> None:
     monitors: list[int] = []
+    count = _agent._KEPT_SPARES + 12
 
     async def one() -> None:
         async with linx.spawn(["true"]) as s:
             monitors.append(monitor_of(s.host_pid))
+            await eventually_async(lambda: len(monitors) == count, "all of them are there")
+            await s.proceed()
+            await s.wait()
 
     async with trio.open_nursery() as nursery:
-        for _ in range(10):
+        for _ in range(count):
             nursery.start_soon(one)
-    assert len(set(monitors)) == 10
-    assert spare in monitors
+    assert len(set(monitors)) == count
+    kept = _agent._KEPT_SPARES
+    await eventually_async(lambda: sum(map(exists, monitors)) == kept, "the others have ended")
+    assert len(_agent.kept_fds()) >= kept + 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "options", "error"),
+    [
+        (["/no/such/program"], {}, linx.SetupError),
+        (["/no/such/program"], {"auto_proceed": True}, linx.SetupError),
+        (["true"], {"cwd": "/no/such/directory"}, linx.SetupError),
+    ],
+)
+async def test_what_could_not_run_ends_its_monitor(argv: list[str], options: dict[str, Any], error: Any) -> None:
+    spare = await the_spare()
+    with pytest.raises(error):
+        async with linx.spawn(argv, **options) as s:
+            await s.proceed()
+    await ended(spare)
+
+
+async def test_what_was_aborted_ends_its_monitor() -> None:
+    spare = await the_spare()
+    async with linx.spawn(["true"]) as s:
+        await s.abort()
+    await ended(spare)
+
+
+async def test_a_large_request_ends_its_monitor() -> None:
+    """And with it the memory that it took."""
+    spare = await the_spare()
+    assert await monitor_of_one(env={"LARGE": "x" * 100_000}) == spare
+    await ended(spare)
 
 
 async def test_one_that_was_killed_is_not_used() -> None:
     for _ in range(3):
         spare = await the_spare()
         os.kill(spare, signal.SIGKILL)
-        await eventually_async(lambda: not exists(spare), "it is reaped")  # noqa: B023
-        async with linx.spawn(["true"]) as s:
-            await s.proceed()
-            assert await s.wait() == linx.Exited(0)
+        await ended(spare)
+        assert await monitor_of_one() != spare
+
+
+async def test_one_that_is_killed_at_the_moment_of_its_use() -> None:
+    """It is dead, and the zygote has not seen it: the session is told, as any is whose monitor dies."""
+    spare = await the_spare()
+    zygote = _agent.current()[-1].pid
+    os.kill(zygote, signal.SIGSTOP)
+    try:
+        os.kill(spare, signal.SIGKILL)
+        eventually(lambda: state_of(spare) == "Z", "it is dead")
+        async with trio.open_nursery() as nursery:
+
+            async def meets_it() -> None:
+                with pytest.raises(linx.AgentDied):
+                    await monitor_of_one()
+
+            nursery.start_soon(meets_it)
+            await trio.testing.wait_all_tasks_blocked()
+            os.kill(zygote, signal.SIGCONT)
+    finally:
+        os.kill(zygote, signal.SIGCONT)
+    await ended(spare)
+    assert await monitor_of_one() != spare
 
 
 async def test_killed_together_with_its_zygote() -> None:
     spare = await the_spare()
     zygote = _agent.current()[-1].pid
     os.kill(zygote, signal.SIGKILL)
-    for _ in range(2):  # the first may still be the spare's
-        assert (await linx.run(["true"])).returncode == 0
+    eventually(lambda: state_of(zygote) in ("", "Z"), "it is dead")
+    assert (await linx.run(["true"])).returncode == 0
     assert _agent.current()[-1].pid != zygote
-    await eventually_async(lambda: not exists(spare), "nobody needs it any more")
+    await ended(spare)
 
 
-async def test_it_goes_when_its_zygote_is_retired() -> None:
+async def test_they_go_when_their_zygote_is_retired() -> None:
     spare = await the_spare()
     zygote = _agent.current()[-1]
-    _agent.discard(zygote)
-    await eventually_async(lambda: not exists(spare), "it has ended")
+    async with linx.spawn(["sleep", "600"], auto_proceed=True) as s:
+        assert monitor_of(s.host_pid) == spare
+        other = await the_spare()
+        _agent.discard(zygote)
+    await ended(spare)
+    await ended(other)
     _agent.reap()
     await eventually_async(lambda: not exists(zygote.pid) or state_of(zygote.pid) == "Z", "and so has the zygote")
 
 
-async def test_without_fds_there_is_none() -> None:
-    await the_spare()
-    zygote = _agent.current()[-1]
-    spare = zygote.take_spare()
-    assert spare is not None
-    spare.close()
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
-            except OSError:
-                break
-        zygote.prepare_spare()
-        assert zygote.take_spare() is None
-    zygote.prepare_spare()
-    assert zygote.filenos() <= _agent.kept_fds()
-    assert len(zygote.filenos()) == 2
-
-
-def test_a_forked_python_has_it_not() -> None:
+def test_a_forked_python_has_none() -> None:
     trio.run(the_spare)
     kept = _agent.kept_fds()
     assert len(kept) >= 2
@@ -120,22 +195,206 @@ def test_a_forked_python_has_it_not() -> None:
 PROGRAM = """
 import sys, linx_trio as linx
 from linx_trio import _agent
-for _ in range(int(sys.argv[1])):
-    linx.run_sync(["true"])
+linx.run_sync(["true"])
 print(_agent.current()[-1].pid, flush=True)
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("sessions", [1, 2])
-def test_only_who_spawns_twice_has_one_and_it_goes_with_python(sessions: int) -> None:
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(sessions)], stdin=-1, stdout=-1) as python:
+def test_it_goes_with_python() -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=-1, stdout=-1) as python:
         assert python.stdout is not None
         zygote = int(python.stdout.readline())
-        if sessions == 1:
-            assert Path(f"/proc/{zygote}/task/{zygote}/children").read_text() == ""
-        else:
-            eventually(lambda: len(spares_of(zygote)) == 1, "there is a spare")
-        spares = spares_of(zygote)
+        (spare,) = spares_of(zygote)
         python.kill()
-    eventually(lambda: not any(map(exists, [zygote, *spares])), "both have ended")
+    eventually(lambda: not exists(zygote) and not exists(spare), "both have ended")
+
+
+# ---- as it was -------------------------------------------------------------------------------------------------------
+
+KINDS = {"pid", "mount", "uts", "ipc", "net"} | (set() if ROOT else {"user"})
+EVERYTHING: list[tuple[list[str], dict[str, Any]]] = [
+    (["sh", "-c", "setsid sleep 600 & exit 3"], {}),
+    (["sh", "-c", "kill -SEGV $$"], {}),
+    (["sh", "-c", "exec sleep 600"], {"shutdown": linx.Kill(0)}),
+    (["true"], {"cwd": "/usr", "umask": 0, "nice": 5, "rlimits": {"nofile": (64, 64), "core": (0, 0)}}),
+    (["true"], {"oom_score_adj": 500, "cpu_affinity": {min(os.sched_getaffinity(0))}, "new_session": False}),
+    (["true"], {"namespaces": KINDS, "hostname": "elsewhere"}),
+    (["true"], {"namespaces": KINDS, "init": True, "sysctls": {"net.ipv4.ip_forward": "1"}}),
+    (["true"], {"env": {"SOMEWHAT": "x" * 20_000}}),
+    (["true"], {"stdin": linx.PIPE, "stdout": linx.PIPE, "stderr": linx.STDOUT}),
+    (["true"], {"no_new_privs": True, "capabilities": linx.capabilities.keep(())}),
+    (["true"], {"stdio": linx.PTY}),
+    (["true"], {"user": linx.user.root_map(), "uid": 0, "gid": 0}),
+    *([(["true"], {"uid": 65534, "gid": 65534, "groups": [65534]})] if ROOT else []),
+]
+
+
+def facts_of(monitor: int) -> dict[str, Any]:
+    """All that a session could have changed in the process that guards it."""
+    proc = Path(f"/proc/{monitor}")
+    kept = ("Umask", "Uid", "Gid", "Groups", "Threads", "NoNewPrivs", "Seccomp", "Cpus_allowed_list")
+    status = [line for line in (proc / "status").read_text().splitlines() if line.startswith((*kept, "Sig", "Cap"))]
+    fields = (proc / "stat").read_text().rpartition(")")[2].split()
+    return {
+        "status": [line for line in status if not line.startswith("SigQ")],
+        "nice": fields[16],
+        "session": fields[1:4],
+        "fds": sorted(os.readlink(fd).split(":[")[0] for fd in (proc / "fd").iterdir()),
+        "links": [os.readlink(proc / name) for name in ("cwd", "root", "exe")],
+        "namespaces": {link.name: os.readlink(link) for link in (proc / "ns").iterdir()},
+        "limits": (proc / "limits").read_text(),
+        "oom_score_adj": (proc / "oom_score_adj").read_text(),
+        "cgroup": (proc / "cgroup").read_text(),
+        "owner": proc.stat().st_uid,  # root's, if it may not be looked into
+        "children": (proc / "task" / str(monitor) / "children").read_text(),
+        "name": name_of(monitor),
+    }
+
+
+@pytest.mark.parametrize("auto_proceed", [True, False])
+async def test_a_monitor_is_afterwards_what_it_was(auto_proceed: bool) -> None:
+    spare = await the_spare()
+    before = facts_of(spare)
+    for argv, options in EVERYTHING:
+        async with linx.spawn(argv, auto_proceed=auto_proceed, **options) as s:
+            if not auto_proceed:
+                await s.proceed()
+            if "shutdown" not in options:
+                await s.wait()
+        eventually(lambda: facts_of(spare) == before, f"it is what it was before {argv} {options}", SOON)
+    assert await monitor_of_one() == spare
+
+
+async def test_its_memory_does_not_grow() -> None:
+    def pages() -> int:
+        return int(Path(f"/proc/{spare}/statm").read_text().split()[1])
+
+    async def some() -> None:
+        for argv, options in EVERYTHING[3:]:  # those that end by themselves, and well
+            async with linx.spawn(argv, auto_proceed=True, **options) as s:
+                assert await s.wait() == linx.Exited(0)
+
+    spare = await the_spare()
+    await some()
+    before = pages()
+    for _ in range(10):
+        await some()
+    assert pages() <= before + 4
+    assert await monitor_of_one() == spare
+
+
+async def test_signals_kept_for_one_session_are_not_the_next_ones() -> None:
+    spare = await the_spare()
+    async with linx.spawn(["sleep", "600"]) as s:
+        for _ in range(50):
+            s.signal(signal.SIGUSR1)
+        await s.proceed()
+        assert await s.wait() == linx.Signaled(signal.SIGUSR1)
+    assert await monitor_of_one() == spare
+
+
+async def test_what_the_kernel_counts_is_each_sessions_own() -> None:
+    busy = "end = __import__('time').process_time() + 0.2\nwhile __import__('time').process_time() < end: pass"
+    spare = await the_spare()
+    async with linx.spawn([sys.executable, "-c", busy], auto_proceed=True) as s:
+        assert monitor_of(s.host_pid) == spare
+        await s.wait()
+    assert s.usage is not None
+    assert s.usage.user_time + s.usage.system_time >= 0.2
+    async with linx.spawn(["true"], auto_proceed=True) as s:
+        await s.wait()
+    assert s.usage is not None
+    assert s.usage.user_time + s.usage.system_time < 0.2
+    assert await monitor_of_one() == spare
+
+
+# ---- the conversation ------------------------------------------------------------------------------------------------
+
+
+class Line:
+    """A channel to a monitor, and no session."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+
+    async def until_idle(self) -> list[m.Message]:
+        """What is said in one session; also when that is cut short."""
+        protocol = SessionProtocol()
+        heard: list[m.Message] = []
+        while not protocol.is_idle:
+            data, fds = await self.channel.receive()
+            for message, fd in protocol.feed(data, fds):
+                heard.append(message)
+                if fd is not None:
+                    os.close(fd)
+            if not data:
+                break
+        return heard
+
+    def request(self, *argv: bytes) -> None:
+        self.channel.send(m.Spawn(argv, (), auto_proceed=True, steps=()).frame())
+
+
+@asynccontextmanager
+async def line() -> AsyncIterator[Line]:
+    zygote = await _agent.acquire(Caller.now())
+    channel = Channel()
+    try:
+        await _agent.hand_over(zygote, channel)
+        yield Line(channel)
+    finally:
+        channel.close()
+        _agent.release(zygote)
+
+
+LATE = (m.SHUTDOWN, m.KILL, m.PROCEED, m.ABORT, m.RELEASE, m.signal(9), m.steps([("no_new_privs",)]), m.shutdown(1000))
+
+
+async def test_what_is_said_too_late_is_not_the_next_sessions() -> None:
+    async with line() as to:
+        for _ in range(3):
+            to.request(b"/bin/sh", b"-c", b"exit 3")
+            assert list(map(repr, await to.until_idle()))[-2:] == ["Exit(code=3)", "Idle()"]
+            for frame in LATE:
+                to.channel.send(frame)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_is_said_with_a_request_is_that_sessions(cut: bool) -> None:
+    """A late word does not make the monitor deaf to what comes behind it, in one piece with it or not."""
+    async with line() as to:
+        to.request(b"/bin/true")
+        await to.until_idle()
+        frame = m.Spawn((b"/bin/sleep", b"600"), (), auto_proceed=True, steps=()).frame()
+        to.channel.send(m.KILL + (frame[:20] if cut else frame))
+        if cut:
+            to.channel.send(frame[20:])
+        to.channel.send(m.signal(15))
+        assert list(map(repr, await to.until_idle()))[-2:] == ["Kill(signum=15)", "Idle()"]
+
+
+async def test_nobody_has_a_command_to_give_before_the_first_request() -> None:
+    async with line() as to:
+        to.channel.send(m.PROCEED)
+        (refusal,) = await to.until_idle()
+        assert isinstance(refusal, m.Refusal)
+
+
+@pytest.mark.parametrize("junk", [b"\x83a\7", b"", b"\x83w\4spam", b"\x83h\2w\5spawna\1"])
+async def test_nonsense_instead_of_the_next_request_ends_it(junk: bytes) -> None:
+    async with line() as to:
+        to.request(b"/bin/true")
+        await to.until_idle()
+        to.channel.send(len(junk).to_bytes(4, "big") + junk)
+        (refusal,) = await to.until_idle()
+        assert isinstance(refusal, m.Refusal)
+        assert refusal.stage == "request"
+
+
+async def test_a_request_behind_another_one_is_nonsense() -> None:
+    """One session at a time: who does not wait for `idle` ends both."""
+    async with line() as to:
+        to.request(b"/bin/sleep", b"600")
+        to.request(b"/bin/true")
+        assert m.Exit not in map(type, await to.until_idle())

@@ -22,6 +22,7 @@ CLASSES: tuple[Classes, ...] = (
     m.Exit,
     m.Kill,
     m.Abortion,
+    m.Idle,
     m.Refusal,
     m.Remains,
     m.Degraded,
@@ -51,6 +52,8 @@ def term_of(event: m.Message) -> Any:
             return ("status", "signaled", signum)
         case m.Abortion(pid):
             return ("status", "aborted", pid)
+        case m.Idle():
+            return ("status", "idle")
         case m.Refusal(errno, stage, index):
             return ("error", errno, stage, index)
         case m.Remains(errno, stage, index):
@@ -83,6 +86,7 @@ _BY_CLASS: dict[Classes, st.SearchStrategy[m.Message]] = {
     m.Exit: st.builds(m.Exit, st.integers(0, 255)),
     m.Kill: st.builds(m.Kill, st.integers(1, 64)),
     m.Abortion: st.builds(m.Abortion, pids),
+    m.Idle: st.just(m.Idle()),
     m.Refusal: st.builds(m.Refusal, errnos, stages, indices),
     m.Remains: st.builds(m.Remains, errnos, stages, indices),
     m.Degraded: st.builds(m.Degraded, errnos, stages, indices),
@@ -108,5 +112,7 @@ def conversations(draw: st.DrawFn) -> list[m.Message]:
             break
         event = draw(_BY_CLASS[draw(st.sampled_from(possible))])
         said.append(event)
+        if isinstance(event, m.Idle):
+            break
         state = EVENT_TABLE[state][type(event)]
     return said

@@ -44,7 +44,7 @@ def test_each_event_is_listed_under_the_name_it_is_written_with() -> None:
     samples: list[m.Message] = [
         m.Spawned(1), m.Parked(1), m.Started(), m.Exit(0), m.Kill(9), m.Abortion(1), m.Refusal(2, "execve", -1),
         m.Opened(), m.Stepped(), m.Remains(1, "mount", 0), m.Degraded(1, "nice", 0), m.UsageReport(0, 0, 0, 0, False),
-        m.Lost(-9),
+        m.Lost(-9), m.Idle(),
     ]  # fmt: skip
     written = [term_of(event) for event in samples]
     assert {term[1] if term[0] == "status" else term[0] for term in written} == set(m.EVENTS)

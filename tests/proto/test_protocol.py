@@ -86,6 +86,29 @@ def test_a_session_can_end_before_there_is_a_process(event: m.Message) -> None:
     assert protocol.state in TERMINAL
 
 
+ENDED = (m.Spawned(1), m.Parked(1), m.Started(), m.Exit(0))
+
+
+@pytest.mark.parametrize("more", [m.Idle(), m.Exit(0), m.UsageReport(0, 0, 0, 0, False), m.Spawned(1)], ids=repr)
+def test_nothing_is_said_by_one_who_is_idle(more: m.Message) -> None:
+    """What comes behind it would be taken for the next session's."""
+    protocol = SessionProtocol()
+    for event in ENDED:
+        assert list(protocol.feed(frame_of(event), [7]))
+        assert not protocol.is_idle
+    assert list(protocol.feed(frame_of(m.Idle()))) == [(m.Idle(), None)]
+    assert protocol.is_idle
+    assert list(protocol.feed(frame_of(more)[:-1])) == []
+    assert not protocol.is_idle
+    with pytest.raises(m.Nonsense):
+        list(protocol.feed(frame_of(more)[-1:]))
+
+
+def test_one_who_is_idle_may_be_killed() -> None:
+    protocol = SessionProtocol()
+    assert list(protocol.feed(stream_of([*ENDED, m.Idle(), m.Lost(-9)]), [7]))[-1] == (m.Idle(), None)
+
+
 @relaxed
 @given(
     st.lists(events(), max_size=8),

@@ -16,6 +16,7 @@ from typing import Any
 import trio
 
 from linx_trio._caller import Caller
+from linx_trio._channel import Channel
 from linx_trio._proto import etf
 from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FrameDecoder
@@ -149,6 +150,7 @@ class FakeZygote:
         self.agents: list[FakeAgent] = []
         self.refusals: list[OSError] = []
         self.asked = 0
+        self.kept = 0
         self._nursery = nursery
         self._script = script
 
@@ -170,8 +172,10 @@ class FakeZygote:
     def take_spare(self) -> None:
         """There is none."""
 
-    def prepare_spare(self) -> None:
-        """Never."""
+    def keep(self, channel: Channel) -> None:
+        """For no other session."""
+        self.kept += 1
+        channel.close()
 
     def hand_over(self, session: socket.socket, number: int = 0) -> None:
         self.asked += 1

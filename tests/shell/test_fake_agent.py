@@ -204,6 +204,53 @@ async def test_a_cancelled_iterator_loses_no_event(play: Play) -> None:
             assert await anext(events) == expected
 
 
+# ---- a monitor for the next session -----------------------------------------------------------------------------
+
+
+def ended_and_idle(*more: bytes, fds: int = 1, waits: bool = True) -> Script:
+    async def script(agent: FakeAgent) -> None:
+        await agent.request()
+        await agent.send_with_fd(stream_of([*WHOLE, m.Idle()]) + b"".join(more), fds)
+        if waits:
+            await agent.until_closed()
+
+    return script
+
+
+async def test_a_monitor_that_is_idle_is_kept(play: Play) -> None:
+    """The session is over with that word: nobody waits for the end of the stream."""
+    zygote = play(ended_and_idle())
+    async with linx.spawn(ARGV) as s:
+        assert await s.wait() == linx.Exited(7)
+    assert zygote.kept == 1
+    s.kill()  # the monitor is another session's now
+    await wait_all_tasks_blocked()
+    assert zygote.agent.received[1:] == []
+
+
+async def test_run_keeps_it_too(play: Play) -> None:
+    zygote = play(ended_and_idle())
+    assert (await linx.run(ARGV, check=False)).returncode == 7
+    assert zygote.kept == 1
+
+
+SPOILT: dict[str, Script] = {
+    "an fd that nobody owns": ended_and_idle(fds=2),
+    "half a frame": ended_and_idle(frame_of(m.Exit(0))[:5], waits=False),
+    "an event": ended_and_idle(frame_of(m.Exit(0))),
+    "nonsense": ended_and_idle(b"\xff" * 4),
+    "idle again": ended_and_idle(frame_of(m.Idle())),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+async def test_one_that_says_more_is_not(play: Play, case: str) -> None:
+    zygote = play(SPOILT[case])
+    async with linx.spawn(ARGV) as s:
+        assert await s.wait() == linx.Exited(7)
+    assert zygote.kept == 0
+
+
 # ---- nonsense ---------------------------------------------------------------------------------------------------
 
 HUGE = 1 << 20000  # more digits than Python writes
@@ -262,7 +309,7 @@ def said_then(phase: str, junk: bytes, then: str = "closes", *, fds: int = 1) ->
         if then == "listens":
             await agent.until_told(("shutdown", 0))
         elif then == "stays":
-            await agent.until_closed()
+            await trio.sleep_forever()
         elif then == "babbles":
             while not agent.at_end:
                 await agent.send_with_fd(bytes(5000))
