@@ -127,17 +127,19 @@ static void emit_usage(struct monitor *m, int status, const struct rusage *usage
     frame_end(&m->out, &w, -1);
 }
 
-static void emit_error(struct monitor *m, int error, enum stage stage) {
-    struct child_message news = {CHILD_REFUSED, error, (int32_t)stage, -1};
+static void emit_error(struct monitor *m, int error, enum stage stage, int index) {
+    struct child_message news = {CHILD_REFUSED, error, (int32_t)stage, index};
     emit_refusal(m, "error", &news);
 }
 
 /* The session failed before there was a child. */
-static void fail(struct monitor *m, int error, enum stage stage) {
-    emit_error(m, error, stage);
+static void fail_at(struct monitor *m, int error, enum stage stage, int index) {
+    emit_error(m, error, stage, index);
     m->phase = ENDED;
     m->childless = true;
 }
+
+static void fail(struct monitor *m, int error, enum stage stage) { fail_at(m, error, stage, -1); }
 
 /* ---- ending it ----------------------------------------------------------------------------------------------- */
 
@@ -339,9 +341,9 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     } else if (m->refused) {
         emit_refusal(m, "error", &m->refusal);
     } else if (!known) { /* killed on its way into the namespaces */
-        emit_error(m, ESRCH, STAGE_clone);
+        emit_error(m, ESRCH, STAGE_clone, -1);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
-        emit_error(m, EPROTO, STAGE_execve);
+        emit_error(m, EPROTO, STAGE_execve, -1);
     } else {
         if (!m->port)
             emit_usage(m, status, usage, ran);
@@ -459,13 +461,17 @@ static bool is_about_cgroups(const struct request *q, int error) {
 
 static void start_child(struct monitor *m) {
     struct request *q = &m->request;
-    int pair[2], pidfd = -1;
+    int pair[2], pidfd = -1, number;
     if (q->enters && !is_sealed) {
         fail(m, ENOSYS, STAGE_request);
         return;
     }
     if (q->target_error != 0) {
         fail(m, q->target_error, STAGE_open_ns_user);
+        return;
+    }
+    if (!request_open_nulls(q, &number)) {
+        fail_at(m, errno, STAGE_stdio, number);
         return;
     }
     if (!enter_cwd(q)) {

@@ -113,12 +113,15 @@ static int special_target(struct etf_slice name) {
     return 0;
 }
 
-/* The targets of the frame's fds, in their order. */
+/* The targets of the frame's fds, in their order; and among them `{null, N}`, for which none has come. */
 static void key_fds(struct request *q, struct etf_reader *r) {
     size_t count = etf_list(r);
     for (size_t i = 0; i < count && !r->bad; i++) {
         int64_t target;
-        if (etf_peek(r) == ETF_ATOM)
+        bool null = etf_peek(r) == ETF_TUPLE;
+        if (null)
+            r->bad |= etf_tuple(r) != 2 || !slice_is(etf_atom(r), "null");
+        if (!null && etf_peek(r) == ETF_ATOM)
             r->bad |= (target = special_target(etf_atom(r))) == 0;
         else if ((target = etf_integer(r)) < 0 || target > INT32_MAX)
             r->bad = true;
@@ -127,7 +130,7 @@ static void key_fds(struct request *q, struct etf_reader *r) {
         if (q->fd_count == FDS_LIMIT)
             r->bad = true;
         if (!r->bad)
-            q->fds[q->fd_count++] = (struct planned_fd){-1, (int)target};
+            q->fds[q->fd_count++] = (struct planned_fd){null ? SOURCE_NULL : -1, (int)target};
     }
     etf_list_end(r);
 }
@@ -337,13 +340,26 @@ static void take_map(struct request *q, struct etf_reader *r, bool port) {
 static bool take_fds(struct request *q, struct inbox *in, bool port) {
     if (port)
         return true;
-    if (in->fd_count != q->fd_count) {
+    size_t planned = 0, taken = 0;
+    for (size_t i = 0; i < q->fd_count; i++)
+        planned += q->fds[i].source != SOURCE_NULL;
+    if (in->fd_count != planned) {
         errno = in->fds_lost ? EMFILE : EINVAL;
         return false;
     }
     for (size_t i = 0; i < q->fd_count; i++)
-        q->fds[i].source = steal_fd(&in->fds[i]);
+        if (q->fds[i].source != SOURCE_NULL)
+            q->fds[i].source = steal_fd(&in->fds[taken++]);
     in->fd_count = 0;
+    return true;
+}
+
+bool request_open_nulls(struct request *q, int *target) {
+    for (size_t i = 0; i < q->fd_count; i++) {
+        *target = q->fds[i].target;
+        if (q->fds[i].source == SOURCE_NULL && (q->fds[i].source = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0)
+            return false;
+    }
     return true;
 }
 

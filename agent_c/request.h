@@ -11,6 +11,8 @@
  * /proc/<pid> of the process whose namespaces are entered, the cgroup to be born into, and the one that this is below. */
 enum { FD_CWD = -1, FD_TARGET = -2, FD_CGROUP = -3, FD_CGROUP_PARENT = -4 };
 
+enum { SOURCE_NULL = -2 }; /* /dev/null, which is still to be opened */
+
 struct planned_fd {
     int source; /* owned */
     int target; /* the number the workload sees it by, or one of those above */
@@ -44,6 +46,9 @@ bool request_parse(struct request *request, struct etf_slice payload, struct inb
 
 /* `{steps, List}`, said to a parked child: into a request that has nothing but steps. */
 bool request_parse_steps(struct request *request, struct etf_slice payload);
+
+/* Opens all the null devices. False: errno, and for which of the workload's fds. */
+bool request_open_nulls(struct request *request, int *target);
 
 /* The fd with one of the FD_* targets, or -1. */
 int request_fd(const struct request *request, int target);

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import socket
+import sys
 from collections.abc import Sequence
 
 import trio
@@ -21,13 +22,18 @@ from linx_trio._fd import after_fork, socket_pair
 _READ_SIZE = 4096
 _FDS_AT_ONCE = 16
 
+if sys.platform == "linux":
+    _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    _ROOM = socket.CMSG_SPACE(_FDS_AT_ONCE * 4)
+    _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+
 _numbers = itertools.count(1)
 
 
 def is_silent(side: socket.socket) -> bool:
     """Whether the far side is open, and nothing that it said waits to be read."""
     try:
-        side.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        side.recv(1, _PEEK)
     except BlockingIOError:
         return True
     except OSError:
@@ -90,9 +96,7 @@ class Channel:
         """
         while True:
             try:
-                data, ancillary, _flags, _address = self._socket.recvmsg(
-                    _READ_SIZE, socket.CMSG_SPACE(_FDS_AT_ONCE * 4), socket.MSG_CMSG_CLOEXEC
-                )
+                data, ancillary, _flags, _address = self._socket.recvmsg(_READ_SIZE, _ROOM, _CLOEXEC)
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._socket)
                 continue

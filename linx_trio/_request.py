@@ -93,7 +93,7 @@ def build(
     workload: Workload,
     caller: Caller,
     baseline: Caller,
-    fds: Sequence[int | str],
+    fds: Sequence[m.Target],
     *,
     terminal: str | None = None,
     entered: Pinned | None = None,
@@ -123,7 +123,7 @@ class _Given(NamedTuple):
     workload: Workload
     caller: Caller
     baseline: Caller
-    fds: tuple[int | str, ...]
+    fds: tuple[m.Target, ...]
     quiet: bool
     env: tuple[bytes, ...]
 

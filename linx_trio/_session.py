@@ -13,13 +13,12 @@ Lines that must hold:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import signal as _signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -438,33 +437,49 @@ class Session:
         await trio.lowlevel.checkpoint_if_cancelled()
         _agent.check_platform()
         self._retryable = wait_ready
-        with FdBag() as bag, _as_setup_error():
-            with _as_setup_error("stdio"):
-                made = await _stdio.plan(self._workload, bag)
-            self._in_person = self._quiet and not made.ours
-            self._terminal = made.terminal
-            fds = [fd for fd, _ in made.fds]
-            targets: list[int | str] = [number for _, number in made.fds]
-            if not os.path.isabs(cast("str", self._workload.cwd or "")):  # else the caller's own does not matter
-                fds.append(_open_cwd(bag))
-                targets.append(m.CWD)
-            if self._target is not None:
-                self._pin(self._target, bag, fds, targets)
-            await self._place(fds, targets)
-            for _attempt in range(_ZYGOTE_ATTEMPTS):
-                try:
-                    await self._hand_over(fds, targets)
-                    if wait_ready:
-                        await self._wait_started()
-                    break
-                except _NeverRead:
-                    await self._start_over()
-            else:
-                raise AgentDied(None, self.state)
+        with FdBag() as bag:
+            try:
+                made = await self._plan(bag)
+                fds = [fd for fd, _ in made.fds]
+                targets: list[m.Target] = [number for _, number in made.fds]
+                targets += [(m.NULL, number) for number in made.nulls]
+                if not os.path.isabs(cast("str", self._workload.cwd or "")):  # else the caller's own does not matter
+                    fds.append(_open_cwd(bag))
+                    targets.append(m.CWD)
+                if self._target is not None:
+                    self._pin(self._target, bag, fds, targets)
+                await self._place(fds, targets)
+                await self._start(fds, targets, wait_ready=wait_ready)
+            except LinxError:
+                raise
+            except OSError as exc:
+                raise _as_setup_error(exc, "fork") from None
             self._streams = _stdio.streams(made, bag)
             self._pty = _stdio.terminal(made, bag)
 
-    def _pin(self, target: Target, bag: FdBag, fds: list[int], targets: list[int | str]) -> None:
+    async def _plan(self, bag: FdBag) -> _stdio.Plan:
+        try:
+            made = await _stdio.plan(self._workload, bag)
+        except LinxError:
+            raise
+        except OSError as exc:
+            raise _as_setup_error(exc, "stdio") from None
+        self._in_person = self._quiet and not made.ours
+        self._terminal = made.terminal
+        return made
+
+    async def _start(self, fds: list[int], targets: list[m.Target], *, wait_ready: bool) -> None:
+        for _attempt in range(_ZYGOTE_ATTEMPTS):
+            try:
+                await self._hand_over(fds, targets)
+                if wait_ready:
+                    await self._wait_started()
+                return
+            except _NeverRead:
+                await self._start_over()
+        raise AgentDied(None, self.state)
+
+    def _pin(self, target: Target, bag: FdBag, fds: list[int], targets: list[m.Target]) -> None:
         self._entered = entered = target.open(bag)
         self._kinds = entered.kinds()
         fds.append(entered.fd)
@@ -476,7 +491,7 @@ class Session:
             fds.append(cgroup)
             targets.append(m.CGROUP)
 
-    async def _place(self, fds: list[int], targets: list[int | str]) -> None:
+    async def _place(self, fds: list[int], targets: list[m.Target]) -> None:
         """Opens or makes the cgroup that ``cgroup`` and ``limits`` ask for. One that is optional is given up."""
         asked = {name: getattr(self._workload, name) for name in ("cgroup", "limits")}
         while self._placement is None:
@@ -516,7 +531,7 @@ class Session:
             _agent.release(self._zygote)
             self._zygote = None
 
-    async def _hand_over(self, fds: list[int], targets: list[int | str]) -> None:
+    async def _hand_over(self, fds: list[int], targets: list[m.Target]) -> None:
         caller = Caller.now()
         self._zygote = zygote = await _agent.acquire(caller)
         self._request = _request.build(
@@ -903,16 +918,10 @@ class Session:
                 _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
 
 
-@contextlib.contextmanager
-def _as_setup_error(stage: str = "fork") -> Iterator[None]:
+def _as_setup_error(exc: OSError, stage: str) -> SetupError:
     """What the kernel refuses on this side, before there is an agent to say so."""
-    try:
-        yield
-    except LinxError:
-        raise
-    except OSError as exc:
-        number = exc.errno or errno.EIO
-        raise setup_error(number, stage, exc.filename, hint_for("fork", number)) from None
+    number = exc.errno or errno.EIO
+    return setup_error(number, stage, exc.filename, hint_for("fork", number))
 
 
 _TOO_LARGE = "all the steps that are taken at once, with the contents of files, have room for 16 MiB"

@@ -27,13 +27,14 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 @dataclass(slots=True)
 class Plan:
-    """What travels (`fds`, each with its number in the workload), this side's ends of the pipes by stream name, and
-    this side's end of the terminal with the terminal's name.
+    """What travels (`fds`, each with its number in the workload), which numbers are to be ``/dev/null`` (which the
+    agent opens), this side's ends of the pipes by stream name, and this side's end of the terminal with its name.
 
     These ends are in the bag that `plan` was given, until `streams` and `terminal` take them out.
     """
 
     fds: list[tuple[int, int]] = field(default_factory=list)
+    nulls: list[int] = field(default_factory=list)
     ours: dict[str, int] = field(default_factory=dict)
     master: int = -1
     terminal: str | None = None
@@ -64,23 +65,27 @@ async def _plan_streams(workload: Workload, made: Plan, bag: FdBag) -> None:
     for number, name in enumerate(STREAMS):  # before anything is opened that could get such a number
         if getattr(workload, name) is Stdio.INHERIT:
             _open_fd(number, name, "this process has it closed: pass linx.DEVNULL instead")
-    stdout = -1
+    stdout: int | None = None
     for number, name in enumerate(STREAMS):
         spec = cast("StdioSpec", getattr(workload, name))
+        fd: int | None
         if spec is Stdio.STDOUT:
             fd = stdout
         elif spec is Stdio.PIPE:
             read_end, write_end = bag.pipe()
             fd, made.ours[name] = (read_end, write_end) if number == 0 else (write_end, read_end)
         elif spec is Stdio.DEVNULL:
-            fd = bag.open(os.devnull, os.O_RDWR)
+            fd = None
         elif spec is Stdio.INHERIT:
             fd = number
         elif isinstance(spec, ConnectUnix):
             fd = await _connect(cast("str", spec.path), bag)
         else:
             fd = _open_fd(fileno_of(spec, name), name, "that fd is not open")
-        made.fds.append((fd, number))
+        if fd is None:
+            made.nulls.append(number)
+        else:
+            made.fds.append((fd, number))
         if number == 1:
             stdout = fd
 

@@ -56,20 +56,28 @@ class FrameDecoder:
         if self._broken is not None:
             raise FramingError(self._broken)
         buffer = self._buffer
-        buffer += data
+        source: bytes | bytearray
+        if buffer or not isinstance(data, bytes):
+            buffer += data
+            source = buffer
+        else:  # as a rule: whole frames, which need no copy
+            source = data
         frames: list[bytes] = []
-        start = 0
-        while len(buffer) - start >= _HEADER:
-            length = int.from_bytes(buffer[start : start + _HEADER], "big")
+        start, size = 0, len(source)
+        while size - start >= _HEADER:
+            length = int.from_bytes(source[start : start + _HEADER], "big")
             if length > self._max_frame:
                 self._broken = _too_long(length, self._max_frame)
                 break
             end = start + _HEADER + length
-            if len(buffer) < end:
+            if size < end:
                 break
-            frames.append(bytes(buffer[start + _HEADER : end]))
+            frames.append(bytes(source[start + _HEADER : end]))
             start = end
-        del buffer[:start]
+        if source is buffer:
+            del buffer[:start]
+        else:
+            buffer += source[start:]
         if self._broken is not None:
             raise FramingError(self._broken, tuple(frames))
         return frames

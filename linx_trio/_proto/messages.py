@@ -53,6 +53,12 @@ CGROUP = "cgroup"
 CGROUP_PARENT = "cgroup_parent"
 """The "number" of the fd that is the directory which a session's own cgroup is in, see `Spawn.own_cgroup`."""
 
+NULL = "null"
+"""With a number in `Spawn.fds`: that is ``/dev/null``, and no fd travels for it."""
+
+Target = int | str | tuple[str, int]
+"""What an element of `Spawn.fds` is."""
+
 UNLIMITED = -1
 """``RLIM_INFINITY`` in an ``rlimit`` step."""
 
@@ -89,7 +95,7 @@ class Spawn(NamedTuple):
     argv: tuple[bytes, ...]
     env: tuple[bytes, ...]
     namespaces: tuple[str, ...] | None = ()
-    fds: tuple[int | str, ...] = ()
+    fds: tuple[Target, ...] = ()
     steps: tuple[Step, ...] = (CHECKPOINT,)
     orphan_grace_ms: int | None = 5000
     """`None`: linger."""
@@ -367,10 +373,19 @@ def _fields_match(values: Sequence[Any], kinds: tuple[_Field, ...]) -> bool:
 
 def parse_event(payload: bytes) -> Message:
     """The event in a frame's payload, or `Nonsense`."""
+    about_pid = _ABOUT_PID.get(payload[:-4])
+    if about_pid is not None:  # they are of each session, and never the same
+        pid = int.from_bytes(payload[-4:], "big", signed=True)
+        if pid in _PID:
+            return about_pid(pid)
     return _parse_short_event(payload) if len(payload) <= _SHORT else _parse_event(payload)
 
 
 _SHORT = 64  # bytes; most events are shorter, and many are the same in each session
+_ABOUT_PID: Mapping[bytes, Callable[[int], Message]] = {
+    etf.encode(("status", name, 1 << 30))[:-4]: cls for name, cls in (("spawned", Spawned), ("ready", Parked))
+}
+"""Events by all that stands before the four bytes of a pid (``INTEGER_EXT``)."""
 
 
 def _parse_event(payload: bytes) -> Message:

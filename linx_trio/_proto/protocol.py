@@ -45,21 +45,21 @@ class SessionProtocol:
             raise m.Nonsense(str(problem), data[:64])
 
     def _take(self, event: m.Message) -> tuple[m.Message, int | None] | None:
-        if isinstance(event, m.Lost) and self.state in TERMINAL:
-            return None  # the monitor was killed after the workload's end: nothing that this session could tell changes
-        target = EVENT_TABLE[self.state].get(type(event))
-        too_early = not self._spawned and type(event) not in BEFORE_SPAWNED
-        too_late = self._idle or (self._spawned and isinstance(event, m.Spawned))
-        if target is None or too_early or too_late:
+        kind = type(event)
+        target = EVENT_TABLE[self.state].get(kind)
+        in_time = kind is not m.Spawned if self._spawned else kind in BEFORE_SPAWNED
+        if target is None or self._idle or not in_time:
+            if kind is m.Lost and self.state in TERMINAL:
+                return None  # killed after the workload's end: nothing that this session could tell changes
             raise m.Nonsense(f"{m.show(event)} in state {self.state}", event)
         fd = None
-        if m.FDS_OWNED.get(type(event)):
+        if kind in m.FDS_OWNED:
             if not self.unclaimed:
                 raise m.Nonsense(f"{m.show(event)} came without its fd", event)
             fd = self.unclaimed.popleft()
         self.state = target
-        self._spawned |= isinstance(event, m.Spawned)
-        self._idle |= isinstance(event, m.Idle)
+        self._spawned |= kind is m.Spawned
+        self._idle |= kind is m.Idle
         return event, fd
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import resource
 import shutil
@@ -389,6 +390,32 @@ def test_noexec(other_agent: Callable[[Path], None], tmp_path: Path) -> None:
         path = agent_copy(directory / "agent", 0o755)
         other_agent(path)
         assert "noexec" in refused_agent(path)
+
+
+WITHOUT_NULL = """
+import json, linx_trio as linx
+found = []
+for stream in ("stdin", "stdout", "stderr"):
+    try:
+        linx.run_sync(["/bin/true"], **{"stdin": 0, "stdout": 1, "stderr": 2} | {stream: linx.DEVNULL})
+    except linx.SetupError as exc:
+        found.append([exc.stage, exc.errno, exc.filename])
+print(json.dumps(found))
+"""
+
+
+@needs_root
+def test_without_a_null_device() -> None:
+    mounted = 'mount -t tmpfs -o ro none /dev && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mounted, "sh", sys.executable, "-c", WITHOUT_NULL],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    expected = [["stdio", errno.ENOENT, name] for name in ("stdin", "stdout", "stderr")]
+    assert (json.loads(done.stdout), done.stderr) == (expected, b"")
 
 
 @needs_root

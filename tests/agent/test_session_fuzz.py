@@ -99,6 +99,11 @@ BAD: dict[str, tuple[Any, list[Any]]] = {
     **{f"signal {n}": (spawn(argv=TRUE, auto_proceed=True), [("signal", n)]) for n in HUGE},
     "fds that did not come": (spawn(argv=TRUE, fds=[0, 1]), []),
     "fds twice": (spawn(argv=TRUE, fds=[0, 0]), []),
+    "null and an fd": (spawn(argv=TRUE, fds=[("null", 0), 0]), []),
+    "null for what is no number": (spawn(argv=TRUE, fds=[("null", "cwd")]), []),
+    "null without a number": (spawn(argv=TRUE, fds=[("null",)]), []),
+    "null for -1": (spawn(argv=TRUE, fds=[("null", -1)]), []),
+    "something else for 0": (spawn(argv=TRUE, fds=[("zero", 0)]), []),
     "no request": ("proceed", []),
 }
 
@@ -114,9 +119,10 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(["umask", "nice", "no_new_privs", "chdir", "typo"]), ODD),
     st.tuples(st.just("optional"), st.tuples(st.sampled_from(["umask", "chdir"]), ODD)),
 )
+FDS: list[Any] = [0, 1, 2, 7, "cwd", -1, 2**31, ("null", 0), ("null", 7)]
 ENTRIES = st.one_of(
     st.tuples(st.just("steps"), st.lists(STEPS, max_size=4)),
-    st.tuples(st.just("fds"), st.lists(st.sampled_from([0, 1, 2, 7, "cwd", -1, 2**31]), max_size=4)),
+    st.tuples(st.just("fds"), st.lists(st.sampled_from(FDS), max_size=4)),
     st.tuples(st.just("orphan"), st.sampled_from(["linger", ("kill", 0), ("kill", 5), ("kill", -1)]) | ODD),
     st.tuples(st.sampled_from(["auto_proceed", "new_session"]), st.booleans() | ODD),
     st.tuples(st.just("env"), st.lists(st.sampled_from([b"A=1", b"", b"\0"]), max_size=2)),

@@ -3,6 +3,7 @@ neither is `Nonsense`, whatever the bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
@@ -33,6 +34,23 @@ def payload_of(frame: bytes) -> Any:
 @given(events())
 def test_every_event_is_read_as_it_was_written(event: m.Message) -> None:
     assert m.parse_event(etf.encode(term_of(event))) == event
+
+
+@relaxed
+@given(st.sampled_from([m.Spawned, m.Parked]), st.integers(-(2**33), 2**33))
+@example(m.Spawned, -1)
+@example(m.Parked, 0)
+@example(m.Parked, 256)
+@example(m.Spawned, 2**31 - 1)
+@example(m.Spawned, 2**31)
+def test_a_pid_is_read_from_its_four_bytes_as_from_the_term(cls: Callable[[int], m.Message], pid: int) -> None:
+    payload = etf.encode(term_of(cls(pid)))
+    if pid in range(1, 2**31):
+        assert type(m.parse_event(payload)) is cls
+        assert m.parse_event(payload) == m._parse_event(payload) == (pid,)
+    else:
+        with pytest.raises(m.Nonsense):
+            m.parse_event(payload)
 
 
 def test_the_list_of_event_classes_is_complete() -> None:
@@ -228,7 +246,9 @@ def test_a_batch_of_steps(batch: list[m.Step]) -> None:
         argv=words,
         env=words,
         namespaces=st.lists(st.sampled_from(m.NAMESPACES), unique=True).map(tuple),
-        fds=st.lists(st.integers(0, 300) | st.just(m.CWD), max_size=5).map(tuple),
+        fds=st.lists(
+            st.integers(0, 300) | st.just(m.CWD) | st.tuples(st.just(m.NULL), st.integers(0, 2)), max_size=5
+        ).map(tuple),
         steps=st.lists(st.sampled_from(list(STEPS)), max_size=4).map(tuple),
         orphan_grace_ms=st.none() | st.integers(0, 10**12),
         auto_proceed=st.booleans(),

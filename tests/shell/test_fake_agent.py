@@ -93,8 +93,8 @@ async def test_a_whole_life(play: Play) -> None:
     assert request[1]["argv"] == [b"/bin/workload", b"argument"]
     assert request[1]["env"] == [b"A=1"]
     assert request[1]["namespaces"] == ["net", "uts"]
-    assert request[1]["fds"] == [0, 1, 2, "cwd"]
-    assert zygote.agent.fds == 4
+    assert request[1]["fds"] == [("null", 0), ("null", 1), ("null", 2), "cwd"]
+    assert zygote.agent.fds == 1
 
 
 async def test_leaving_a_parked_session_aborts_it(play: Play) -> None:
