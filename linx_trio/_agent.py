@@ -119,6 +119,8 @@ class Zygote:
             status = self._end()
             if status is not None and status < 0:
                 raise _KilledEarly(f"the agent {self.path} was killed as soon as it was started", self.path)
+            if not os.access(os.devnull, os.R_OK | os.W_OK):
+                raise NotSupported("spawning", f"the agent needs {os.devnull}, to read from and to write to")
             raise AgentError(
                 f"the agent {self.path} ended (status {status}) without a word: it is no linx-agent, "
                 f"or one of another version; {REINSTALL}",
