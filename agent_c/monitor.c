@@ -37,6 +37,7 @@
 #include "subtree.h"
 
 enum phase { AWAITING, REQUESTED, SETTING_UP, PARKED, EXECUTING, RUNNING, ENDED };
+enum whether { NO, YES, ASK_PROC, ASK_REAPER };
 enum wish { WISH_NOTHING, WISH_PROCEED, WISH_ABORT }; /* said before the checkpoint; the first one counts */
 
 enum {
@@ -54,7 +55,8 @@ struct monitor {
     bool port;
     bool spare;  /* waits for a session that is to come */
     bool served; /* has had one already: of that one, Python may have said more than there was to hear */
-    bool ran, idle;
+    bool ran, idle, init;
+    enum whether executed;
     int dumpable; /* PR_GET_DUMPABLE, as it has always been */
     int signals, control; /* signalfd; our end of the child's pair */
     enum phase phase;
@@ -239,6 +241,11 @@ static void leader_known(struct monitor *m, pid_t pid, int pidfd, int64_t child_
     emit_status(m, "spawned", &host_pid, pidfd);
 }
 
+static void permit_reaping(const struct monitor *m) {
+    char permission = 'r';
+    (void)send(m->reaper_control, &permission, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
 static void leader_adopted(struct monitor *m, int64_t child_pid, int fds[ADOPTION_FDS]) {
     OWN_FD int pidfd = steal_fd(&fds[0]), reaper = steal_fd(&fds[1]), init = steal_fd(&fds[2]);
     pid_t pid = pidfd >= 0 ? pid_of_pidfd(AT_FDCWD, pidfd) : 0;
@@ -249,6 +256,8 @@ static void leader_adopted(struct monitor *m, int64_t child_pid, int fds[ADOPTIO
     m->reaper_control = steal_fd(&reaper);
     m->init_pidfd = steal_fd(&init);
     m->leader_pidfd = fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
+    if (m->init) /* from now on it may go as soon as the workload has ended */
+        permit_reaping(m);
     leader_known(m, pid, steal_fd(&pidfd), child_pid);
     if (m->killing)
         (void)shutdown(m->reaper_control, SHUT_WR);
@@ -290,13 +299,13 @@ static void obey_child(struct monitor *m, const struct child_message *news, int 
     }
 }
 
-enum whether { NO, YES, ASK_PROC };
-
-static bool leader_has_executed(const struct monitor *m) {
+static enum whether leader_has_executed(const struct monitor *m) {
     struct process_stat stat;
-    if (!subtree_stat(AT_FDCWD, m->leader, &stat))
-        return m->leader_pidfd < 0 && !subtree_is_dead(m->leader); /* hidepid (proc(5)): then being alive has to do */
-    return stat.has_executed;
+    if (subtree_stat(AT_FDCWD, m->leader, &stat))
+        return stat.has_executed ? YES : NO;
+    if (m->reaper > 0) /* it may be dead and gone by now */
+        return ASK_REAPER;
+    return m->leader_pidfd < 0 && !subtree_is_dead(m->leader) ? YES : NO; /* hidepid (proc(5)): being alive has to do */
 }
 
 /* All that the child had to say. End of file means executed or dead. A child that `has_executed` for sure has exited by
@@ -319,8 +328,9 @@ static void hear_child(struct monitor *m, enum whether has_executed) {
         }
         close_fd(&m->control);
         request_free(&m->request); /* the child has executed, or is dead */
-        bool may_run = m->phase >= EXECUTING && !m->refused && !m->aborting && m->leader > 0;
-        if (may_run && (has_executed == YES || (has_executed == ASK_PROC && leader_has_executed(m))))
+        if (m->phase >= EXECUTING && !m->refused && !m->aborting && m->leader > 0)
+            m->executed = has_executed == ASK_PROC ? leader_has_executed(m) : has_executed;
+        if (m->executed == YES)
             workload_runs(m);
         return;
     }
@@ -353,20 +363,22 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
         kill_all(m);
 }
 
-/* How the leader has ended, by its reaper; it stays a zombie until we permit its reaping. */
+/* How the leader has ended, by its reaper; it stays a zombie until we permit its reaping, unless that is pid 1. */
 static void hear_reaper(struct monitor *m) {
     struct reaper_news news;
-    char permission = 'r';
     ssize_t got = m->reaper_control < 0 ? -1 : recv(m->reaper_control, &news, sizeof news, MSG_DONTWAIT);
     if (got == 0)
         close_fd(&m->reaper_control); /* it has ended */
     if (got != (ssize_t)sizeof news || m->leader == 0)
         return;
     hear_child(m, news.has_executed ? YES : NO);
+    if (m->executed == ASK_REAPER && news.has_executed)
+        workload_runs(m);
     if (m->aborting) /* whoever aborts is told when it has been reaped: reaper_ended */
         return;
     leader_ended(m, news.status, &news.usage);
-    (void)send(m->reaper_control, &permission, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (!m->init)
+        permit_reaping(m);
 }
 
 /* Whether the whole PID namespace that was joined is ending: SIGKILL to all of it is the kernel's own. Its init stays a
@@ -500,6 +512,7 @@ static void start_child(struct monitor *m) {
     m->phase = q->auto_proceed ? EXECUTING : SETTING_UP;
     m->hold_until = now_us() + HOLD_US;
     m->quiet = q->quiet;
+    m->init = q->init;
     m->may_have_reaper = q->enters || q->init;
     if (!m->may_have_reaper)
         leader_known(m, pid, steal_fd(&m->starter_pidfd), q->namespaces & CLONE_NEWPID ? 1 : pid);

@@ -117,7 +117,7 @@ static bool reap(struct reaper *r) {
         if (info.si_pid == r->workload && !r->released)
             return true;
         if (info.si_pid == r->workload && r->init)
-            _exit(0);
+            _exit(0); /* our own end is that of all */
         if (info.si_pid == r->workload) {
             r->workload = 0;
             r->killing |= r->control < 0;

@@ -3,7 +3,8 @@
  *
  * It does what it is told, over a SOCK_SEQPACKET pair: it says once that the workload has ended and how, reaps it on
  * permission (one byte), so that the monitor can first look at the zombie, and at the end of the file kills and reaps all
- * that is below it. It exits when it has no children left.
+ * that is below it. It exits when it has no children left; pid 1 with the workload, of
+ * whose end it has told: the permission for that comes as soon as the monitor knows the workload.
  *
  * Where a namespace is entered there are two of them, one below the other: whoever kills one does not set free what is below,
  * and would have to kill both at the same time. With the option `init` one is pid 1 of a fresh PID namespace. */

@@ -611,13 +611,18 @@ class Session:
         while not (in_person and self._ended.is_set()):
             if await self._read_once(channel):
                 return True
-        self._send(m.SHUTDOWN)
+        if not self._ends_with_its_namespace():
+            self._send(m.SHUTDOWN)
         self._release_cgroup()
         with trio.move_on_after(_PATIENCE_SECONDS):
             while not await self._read_once(channel):
                 pass
             return True
         return False
+
+    def _ends_with_its_namespace(self) -> bool:
+        """What the workload leaves behind is killed by the kernel: to be told to do so would keep the monitor busy."""
+        return self._target is None and "pid" in self._workload.namespace_names
 
     async def _read_once(self, channel: Channel) -> bool:
         """What has arrived, applied; whether the stream has ended."""

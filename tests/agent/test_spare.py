@@ -223,7 +223,7 @@ EVERYTHING: list[tuple[list[str], dict[str, Any]]] = [
     (["true"], {"namespaces": KINDS, "init": True, "sysctls": {"net.ipv4.ip_forward": "1"}}),
     (["true"], {"env": {"SOMEWHAT": "x" * 20_000}}),
     (["true"], {"stdin": linx.PIPE, "stdout": linx.PIPE, "stderr": linx.STDOUT}),
-    (["true"], {"no_new_privs": True, "capabilities": linx.capabilities.keep(())}),
+    (["true"], {"user": linx.user.root_map(), "no_new_privs": True, "capabilities": linx.capabilities.keep(())}),
     (["true"], {"stdio": linx.PTY}),
     (["true"], {"user": linx.user.root_map(), "uid": 0, "gid": 0}),
     *([(["true"], {"uid": 65534, "gid": 65534, "groups": [65534]})] if ROOT else []),
