@@ -297,13 +297,11 @@ static bool has_step(const struct request *q, bool (*is_it)(const struct step *s
  * over a network namespace, or -1. */
 static int be_init(const struct request *q, int control) {
     int pair[2] = {-1, -1};
-    struct child_message news = {CHILD_STEPPED_ASIDE, 0, 0, 0};
     OWN_FD int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (proc < 0)
         child_refuse(control, errno, STAGE_fork, -1);
     if (has_step(q, step_is_of_init) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         child_refuse(control, errno, STAGE_fork, -1);
-    child_say(control, &news);
     reaper_start(control, proc, true, pair[0]);
     close_fd(&pair[0]); /* pid 1 alone has it: its end is the end of the file */
     return pair[1];

@@ -14,7 +14,7 @@ enum child_news {
     CHILD_DONE,          /* a batch of steps that it was told while parked */
     CHILD_REMAINS,       /* one of such a batch was refused; it is still parked */
     CHILD_JOINED,        /* it has joined the namespaces, and is itself the workload */
-    CHILD_STEPPED_ASIDE, /* there is a reaper: `index` is its pid; 0: whom the monitor has cloned is it */
+    CHILD_STEPPED_ASIDE, /* there is a reaper: `index` is its pid */
     CHILD_ADOPTED,       /* the workload under a reaper: `index` is its own pid as it sees it; with its pidfd, the reaper's socket, the pidfd of the init there */
 };
 

@@ -291,7 +291,7 @@ static void obey_child(struct monitor *m, const struct child_message *news, int 
         leader_known(m, m->starter, steal_fd(&m->starter_pidfd), m->starter);
         break;
     case CHILD_STEPPED_ASIDE:
-        m->reaper = news->index > 0 ? news->index : m->starter;
+        m->reaper = news->index;
         break;
     case CHILD_ADOPTED:
         leader_adopted(m, news->index, fds);
@@ -342,7 +342,7 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     bool known = m->leader > 0;
     m->leader = 0;
     m->phase = ENDED;
-    m->hold_until = 0;
+    m->hold_until = m->quiet && m->init && m->reaper > 0 ? now_us() + HOLD_US : 0; /* pid 1 is about to go, too */
     close_fd(&m->control);
     close_fd(&m->leader_pidfd);
     close_fd(&m->init_pidfd);
@@ -513,6 +513,7 @@ static void start_child(struct monitor *m) {
     m->hold_until = now_us() + HOLD_US;
     m->quiet = q->quiet;
     m->init = q->init;
+    m->reaper = q->init ? pid : 0; /* to tell us would only take a CPU from the workload, which is just being cloned */
     m->may_have_reaper = q->enters || q->init;
     if (!m->may_have_reaper)
         leader_known(m, pid, steal_fd(&m->starter_pidfd), q->namespaces & CLONE_NEWPID ? 1 : pid);
@@ -815,8 +816,10 @@ int monitor_run(int in, int out, int signals, bool port) {
             m.hold_until = 0;
         end_what_is_due(&m);
         bool over = is_over(&m);
-        if (over)
+        if (over) {
             offer_again(&m);
+            m.hold_until = 0;
+        }
         if (m.hold_until == 0)
             outbox_flush(&m.out);
         if (over && outbox_empty(&m.out)) {
