@@ -150,7 +150,7 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     bool known = m->leader > 0;
     m->leader = 0;
     m->phase = ENDED;
-    m->hold_until = m->quiet && m->init && m->reaper > 0 ? now_us() + HOLD_US : 0; /* pid 1 is about to go, too */
+    m->hold_until = m->quiet && m->init && m->reaper > 0 ? now_us() + QUIET_HOLD_US : 0; /* pid 1 is about to go, too */
     close_fd(&m->control);
     close_fd(&m->leader_pidfd);
     close_fd(&m->init_pidfd);

@@ -24,6 +24,7 @@ enum wish { WISH_NOTHING, WISH_PROCEED, WISH_ABORT }; /* said before the checkpo
 
 enum {
     HOLD_US = 3000,       /* the first events travel together if they are that close: one wake-up for all */
+    QUIET_HOLD_US = 10000, /* nobody waits for any but the last */
     EXIT_LOST = 70,       /* told to Python by the zygote */
     CGROUP_US = 5000000,  /* how long the session's own cgroup may take to become empty */
     KEPT_INBOX_SIZE = 64 << 10, /* after a larger request the monitor goes, and its memory with it */

@@ -64,8 +64,8 @@ void start_child(struct monitor *m) {
     m->starter_pidfd = pidfd;
     request_close_fds(q);
     m->phase = q->auto_proceed ? EXECUTING : SETTING_UP;
-    m->hold_until = now_us() + HOLD_US;
     m->quiet = q->quiet;
+    m->hold_until = now_us() + (q->quiet ? QUIET_HOLD_US : HOLD_US);
     m->init = q->init;
     m->reaper = q->init ? pid : 0; /* to tell us would only take a CPU from the workload, which is just being cloned */
     m->may_have_reaper = q->enters || q->init;

@@ -893,9 +893,12 @@ class Session:
     async def _end_all(self, interrupts: list[KeyboardInterrupt]) -> bool:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
         grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
-        self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
         if self._ended.is_set():
             self._release_cgroup()
+            by_itself = self._ends_with_its_namespace()
+            if by_itself and await wait_really(self._gone, _PATIENCE_SECONDS, interrupts):
+                return True
+        self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
         if await wait_really(self._gone, grace + CLOSE_SECONDS, interrupts):
             return True
         _log.warning("the agent of %r does not end it: killing by pidfd", self)
