@@ -187,7 +187,8 @@ def test_a_shell_on_a_terminal_of_its_own(real: RealTerminal) -> None:
     real.prompts("inside> ")
     real.enters("stty size; tty")
     real.shows("24 80")
-    real.enters("sleep 1000")
+    real.enters("sh -c 'echo asleep; exec sleep 1000'")
+    real.shows("asleep")  # the shell has put it into the foreground
     real.types("C-c")
     real.shows("^C")
     real.prompts("inside> ")
