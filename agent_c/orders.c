@@ -109,6 +109,8 @@ static const struct command *command_of(bool port, struct etf_slice payload, int
 
 static bool obey(struct monitor *m, struct etf_slice payload) {
     int64_t value;
+    if (m->quiet) /* somebody listens, after all */
+        m->hold_until = 0;
     if (!m->port && is_steps(payload)) {
         if (m->phase == PARKED && !m->aborting)
             forward_steps(m, payload);
