@@ -18,6 +18,8 @@ import re
 import select
 import socket
 import stat
+import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -237,6 +239,8 @@ class Line:
         self.stream = stream
         self._to = to
         self._fd = fd
+        self._unwritten: deque[bytes] = deque()
+        self._writing = threading.Lock()
 
     def passing_on(self) -> Line:
         """The same, for a stream that was to be inherited: all that is read is written to this process' own."""
@@ -263,6 +267,7 @@ class Line:
                 except Exception:
                     _log.exception("the output of %r is dropped from here on", session)
                     wanted = False
+        await self._pass_on()  # what was under way when somebody cancelled
 
     async def _receive(self, session: Session) -> bytes:
         stream: Any = getattr(session, self.stream)
@@ -274,7 +279,20 @@ class Line:
         if self._to is not None:
             self._to(data)
         if self._fd is not None:
-            await trio.to_thread.run_sync(_write, self._fd, data, abandon_on_cancel=True)
+            self._unwritten.append(data)
+            await self._pass_on()
+
+    async def _pass_on(self) -> None:
+        """Whoever is cancelled here may leave a thread behind that writes, and more to be written; the next one waits
+        for the former, and writes the latter.
+        """
+        if self._fd is not None:
+            await trio.to_thread.run_sync(self._write_all, self._fd, abandon_on_cancel=True)
+
+    def _write_all(self, fd: int) -> None:
+        with self._writing:
+            while self._unwritten:
+                _write(fd, self._unwritten.popleft())
 
 
 def _write(fd: int, data: bytes) -> None:

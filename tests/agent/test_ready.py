@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import re
 import socket
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import trio
 
 import linx_trio as linx
 from linx_trio import ready
+from tests.agent.probes import replaced_fd
 from tests.agent.rights import rootless
 from tests.support import DEADLINE, eventually_async
 
@@ -227,6 +231,54 @@ async def test_an_inherited_stream_still_leads_where_it_led(capfd: pytest.Captur
     assert child.last_outcome == linx.Exited(0)
     assert heard == b"before\nup\n" + bytes(1000000) + b"last\n"
     assert getattr(capfd.readouterr(), "out" if stream == "stdout" else "err").encode() == heard
+
+
+def filled(fd: int) -> int:
+    """Writes into a pipe until it is full: so many bytes."""
+    written = 0
+    os.set_blocking(fd, False)
+    with suppress(BlockingIOError):
+        while True:
+            written += os.write(fd, bytes(1024))
+    os.set_blocking(fd, True)
+    return written
+
+
+def waiting_in(fd: int) -> int:
+    """How many bytes there are to be read."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
+async def test_what_is_passed_on_when_the_child_ends_is_not_forgotten() -> None:
+    """Whoever reads this process' own stream is slow: the last of it is still under way when reading is cancelled."""
+    heard, passed_on = bytearray(), bytearray()
+    read_end, write_end = os.pipe()
+    check = ready.line("up", to=heard.extend)
+    assert isinstance(check, ready.Line)
+    passing = check.passing_on()
+    script = "echo up; read go; echo one; echo two"
+
+    async def read_all(stream: trio.lowlevel.FdStream) -> None:
+        async for data in stream:
+            passed_on.extend(data)
+
+    with trio.fail_after(DEADLINE), replaced_fd(1, write_end):
+        os.close(write_end)
+        async with linx.spawn(["sh", "-c", script], stdin=linx.PIPE, stdout=linx.PIPE, auto_proceed=True) as s:
+            assert s.stdin is not None
+            await passing(s)
+            filler = filled(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(passing.drain, s)
+                await s.stdin.send_all(b"go\n")
+                await eventually_async(lambda: heard.endswith(b"two\n"), "all of it has been read")
+                nursery.cancel_scope.cancel()
+            async with trio.lowlevel.FdStream(read_end) as stream, trio.open_nursery() as nursery:
+                nursery.start_soon(read_all, stream)
+                await passing.drain(s)
+                assert len(passed_on) + waiting_in(read_end) == len(heard) + filler
+                os.dup2(2, 1)  # the end of the file, for the reader
+    assert passed_on == b"up\n" + bytes(filler) + b"one\ntwo\n"
 
 
 # ---- wait_ready --------------------------------------------------------------------------------------------------
