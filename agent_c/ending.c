@@ -98,7 +98,8 @@ bool cgroup_is_gone(struct monitor *m) {
     }
     if (!cgroup_remove(m->cgroup_parent, m->cgroup_name)) { /* a stranger, who was put there */
         (void)cgroup_kill(m->cgroup);
-        return now_us() >= m->removing_since + CGROUP_US;
+        m->odd = now_us() >= m->removing_since + CGROUP_US;
+        return m->odd;
     }
     return true;
 }

@@ -78,11 +78,15 @@ static bool make_room(struct inbox *in) {
         want = big_endian(in->data) + (size_t)4;
     if (want <= in->size)
         return true;
-    uint8_t *larger = realloc(in->data_owned ? in->data : NULL, want);
+    uint8_t *larger = malloc(want);
     if (larger == NULL)
         return false;
-    if (!in->data_owned && pending > 0)
+    if (pending > 0)
         memcpy(larger, in->data, pending);
+    if (in->data != NULL) /* what is left behind here nobody would wipe afterwards */
+        explicit_bzero(in->data, in->size);
+    if (in->data_owned)
+        free(in->data);
     in->data = larger;
     in->data_owned = true;
     in->size = want;
@@ -143,6 +147,11 @@ void inbox_free(struct inbox *in) {
     in->fd_count = 0;
 }
 
+void inbox_forget(struct inbox *in) {
+    explicit_bzero(in->data, in->start);
+    explicit_bzero(in->data + in->end, in->size - in->end);
+}
+
 /* ---- out ----------------------------------------------------------------------------------------------------- */
 
 struct etf_writer frame_begin(struct outbox *out) {
@@ -185,7 +194,8 @@ void outbox_flush(struct outbox *out) {
                                       : write(out->fd, from, until - out->sent);
         if (sent < 0 && errno == EINTR)
             continue;
-        if (sent < 0 && errno == EAGAIN)
+        out->congested = sent < 0 && (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM);
+        if (out->congested || (sent < 0 && errno == EAGAIN))
             return;
         if (sent < 0) {
             out->broken = true;

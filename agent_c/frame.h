@@ -30,6 +30,7 @@ struct outbox {
     int fd;
     bool is_socket;
     bool broken; /* nobody reads any more: what is put here is dropped */
+    bool congested; /* too many fds are under way in this machine (unix(7)): to be tried again after a while */
     size_t sent, used;
     int passenger; /* an fd to travel with the byte at `passenger_at`, or -1; owned */
     size_t passenger_at;
@@ -43,6 +44,9 @@ void inbox_fill(struct inbox *in);
 bool inbox_next(struct inbox *in, struct etf_slice *payload);
 
 void inbox_free(struct inbox *in);
+
+/* Wipes what has been taken. */
+void inbox_forget(struct inbox *in);
 
 /* A writer for one frame at the outbox' end; frame_end makes it part of the stream. An event that does not fit into the
  * box any more (the reader has been asleep for dozens of them) breaks the stream rather than leaving a hole in it. */

@@ -66,7 +66,7 @@ static void leader_adopted(struct monitor *m, int64_t child_pid, int fds[ADOPTIO
     m->reaper_control = steal_fd(&reaper);
     m->init_pidfd = steal_fd(&init);
     m->leader_pidfd = fcntl(pidfd, F_DUPFD_CLOEXEC, 0);
-    if (m->init) /* from now on it may go as soon as the workload has ended */
+    if (m->init && m->leader_pidfd >= 0) /* from now on it may go as soon as the workload has ended */
         permit_reaping(m);
     leader_known(m, pid, steal_fd(&pidfd), child_pid);
     if (m->killing)
@@ -111,10 +111,11 @@ static void obey_child(struct monitor *m, const struct child_message *news, int 
 
 static enum whether leader_has_executed(const struct monitor *m) {
     struct process_stat stat;
-    if (subtree_stat(AT_FDCWD, m->leader, &stat))
+    bool known = subtree_stat(AT_FDCWD, m->leader, &stat);
+    if (m->reaper > 0 && (!known || RAW4(pidfd_send_signal, m->leader_pidfd, 0, NULL, 0) == -ESRCH))
+        return ASK_REAPER; /* it may be dead and gone by now, and its number another one's */
+    if (known)
         return stat.has_executed ? YES : NO;
-    if (m->reaper > 0) /* it may be dead and gone by now */
-        return ASK_REAPER;
     return m->leader_pidfd < 0 && !subtree_is_dead(m->leader) ? YES : NO; /* hidepid (proc(5)): being alive has to do */
 }
 
@@ -184,8 +185,7 @@ void hear_reaper(struct monitor *m) {
     if (m->aborting) /* whoever aborts is told when it has been reaped: reaper_ended */
         return;
     leader_ended(m, news.status, &news.usage);
-    if (!m->init)
-        permit_reaping(m);
+    permit_reaping(m);
 }
 
 /* Whether the whole PID namespace that was joined is ending: SIGKILL to all of it is the kernel's own. Its init stays a

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
+#include "self.h"
 #include "session.h"
 #include "subtree.h"
 
@@ -33,10 +34,11 @@ static bool is_over(struct monitor *m) {
     return m->phase == ENDED && m->childless && !awaiting && cgroup_is_gone(m);
 }
 
-/* After what went its ordinary way, as a rule: anything else ends the monitor, and all that might have gone wrong in it. */
+/* After what went its ordinary way: anything else ends the monitor, and all that might have gone wrong in it. With `init` the
+ * workload's parent was pid 1. */
 static void offer_again(struct monitor *m) {
-    bool ordinary = m->ran && !m->lost && m->in.size <= KEPT_INBOX_SIZE && m->in.fd_count == 0;
-    if (m->port || m->idle || m->in.eof || !ordinary)
+    bool ordinary = m->ran && !m->lost && !m->odd && !m->out.broken && m->in.size <= KEPT_INBOX_SIZE && m->in.fd_count == 0;
+    if (m->port || m->idle || m->in.eof || !ordinary || self_has_queued_signals() || (!m->init && !self_is_as_noted()))
         return;
     m->idle = true;
     call_yourself(m, true);
@@ -50,17 +52,17 @@ static void begin(struct monitor *m) {
 }
 
 static void begin_again(struct monitor *m) {
-    struct monitor fresh = {.in = m->in, .out = m->out, .signals = m->signals, .spare = m->spare, .dumpable = m->dumpable,
-                            .served = true};
     int *const fds[] = {&m->control, &m->starter_pidfd, &m->reaper_control, &m->leader_pidfd, &m->init_pidfd, &m->cgroup,
                         &m->cgroup_parent};
     for (size_t i = 0; i < COUNT_OF(fds); i++)
         close_fd(fds[i]);
     free(m->kept_signals);
     request_free(&m->request);
+    inbox_forget(&m->in); /* one session's environment is none of another's business */
     if (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != m->dumpable) /* setuid(2) by a child that shared our memory */
         (void)prctl(PR_SET_DUMPABLE, m->dumpable, 0, 0, 0);
-    *m = fresh;
+    *m = (struct monitor){.in = m->in, .out = m->out, .signals = m->signals, .spare = m->spare, .dumpable = m->dumpable,
+                          .served = true};
     begin(m);
 }
 
@@ -84,6 +86,8 @@ int monitor_run(int in, int out, int signals, bool port) {
         }
         if (m.hold_until == 0)
             outbox_flush(&m.out);
+        if (m.out.congested)
+            m.hold_until = now_us() + HOLD_US;
         if (over && outbox_empty(&m.out)) {
             if (!m.idle)
                 return m.lost ? EXIT_LOST : 0;

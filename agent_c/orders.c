@@ -146,10 +146,10 @@ void hear_python(struct monitor *m) {
         else if (m->phase == AWAITING)
             take_request(m, payload);
         else if (!obey(m, payload))
-            end_gracefully(m, 0);
+            m->odd = true, end_gracefully(m, 0);
     }
     while (m->phase == ENDED && inbox_next(&m->in, &payload))
-        (void)obey(m, payload);
+        m->odd |= !obey(m, payload);
     if (m->in.eof && !m->gone)
         python_is_gone(m);
     if (m->phase != REQUESTED)

@@ -431,6 +431,8 @@ void request_free(struct request *q) {
     free(q->steps);
     free(q->argv);
     free(q->envp);
+    if (q->arena != NULL)
+        explicit_bzero(q->arena, q->arena_size);
     free(q->arena);
     memset(q, 0, sizeof *q);
 }

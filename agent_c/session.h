@@ -47,7 +47,7 @@ struct monitor {
     enum wish wish;
     enum whether executed;
     int control; /* our end of the child's pair */
-    pid_t leader;         /* unreaped as long as it is not 0, so that its number is safe to signal */
+    pid_t leader;         /* unreaped as long as it is not 0, so that its number is safe to signal; with `init` by pidfd */
     int64_t child_pid;    /* the leader's pid as it sees itself */
     pid_t starter;        /* whom we have cloned: the leader, or who brings it into other namespaces */
     int starter_pidfd;
@@ -60,6 +60,7 @@ struct monitor {
     uint8_t *kept_signals;
     size_t kept_count, kept_size;
     bool refused, aborting, gone, childless, may_have_reaper, init, ran, idle;
+    bool odd; /* something has been said or left that ought not to be: no other session in this process */
     struct child_message refusal;
     bool linger;
     bool quiet;

@@ -15,6 +15,7 @@
 #include "frame.h"
 #include "monitor.h"
 #include "raw.h"
+#include "self.h"
 #include "subtree.h"
 
 struct entry {
@@ -206,6 +207,7 @@ int zygote_run(int control, int signals) {
     z.entries = z.first;
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     (void)prctl(PR_SET_NAME, "linx-zygote", 0, 0, 0);
+    self_note();
     (void)now_us(); /* libc looks for the vDSO's clock the first time: once for all monitors, not in each */
     while (z.control >= 0 || z.count > 0) {
         struct pollfd fds[] = {{z.control, POLLIN, 0}, {z.signals, POLLIN, 0}};

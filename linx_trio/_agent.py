@@ -216,6 +216,7 @@ class Zygote:
             self._retired = True
             if self.pid:
                 _retired.append(self.pid)
+            self._close_spares()
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
@@ -225,6 +226,9 @@ class Zygote:
     def close(self) -> None:
         """Lets it end, after its last session."""
         self.control.close()
+        self._close_spares()
+
+    def _close_spares(self) -> None:
         while self._spares:
             self._spares.pop().close()
 

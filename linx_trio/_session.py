@@ -142,7 +142,7 @@ class Session:
         self._ended = trio.Event()
         self._gone = trio.Event()  # nothing is left, or the agent is dead
         self._placement: Placement | None = None  # its cgroup, with cgroup= or limits=
-        self._closing = False
+        self._closing = self._condemned = False
         self._calls: Calls | None = None  # of newuidmap(1)
         self._mapping: trio.Event | None = None  # id maps are being written; set when that is over
 
@@ -638,11 +638,11 @@ class Session:
         return not data or self._protocol.is_idle
 
     def _stop_reading(self, channel: Channel) -> None:
-        may_be_kept = self._protocol.is_idle and not self._protocol.unclaimed and not self._disbelieved
+        spoilt = bool(self._protocol.unclaimed) or self._disbelieved or self._condemned
         for fd in self._protocol.unclaimed:
             os.close(fd)
         self._protocol.unclaimed.clear()
-        if may_be_kept and self._zygote is not None:
+        if self._protocol.is_idle and not spoilt and self._zygote is not None:
             self._channel = None
             self._zygote.keep(channel)
         else:
@@ -908,6 +908,7 @@ class Session:
     def _kill_by_hand(self) -> None:
         """The monitor does not move (somebody stopped it?): have it killed, so that the zygote takes its session
         over; and the workload."""
+        self._condemned = True
         if self._zygote is not None and self._channel is not None:
             self._zygote.kill_monitor(self._channel.number)
         self._kill_workload()

@@ -50,6 +50,7 @@ class SessionProtocol:
         in_time = kind is not m.Spawned if self._spawned else kind in BEFORE_SPAWNED
         if target is None or self._idle or not in_time:
             if kind is m.Lost and self.state in TERMINAL:
+                self._idle = False
                 return None  # killed after the workload's end: nothing that this session could tell changes
             raise m.Nonsense(f"{m.show(event)} in state {self.state}", event)
         fd = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,13 +17,13 @@ import trio
 import trio.testing
 
 import linx_trio as linx
-from linx_trio import _agent
+from linx_trio import _agent, _session
 from linx_trio._caller import Caller
 from linx_trio._channel import Channel
 from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
 from tests.agent.programs.phases import state_of
-from tests.support import eventually, eventually_async, exists, monitor_of, name_of
+from tests.support import children_of, eventually, eventually_async, exists, monitor_of, name_of
 
 ROOT = os.geteuid() == 0
 SOON = 20.0
@@ -175,8 +176,9 @@ async def test_they_go_when_their_zygote_is_retired() -> None:
         assert monitor_of(s.host_pid) == spare
         other = await the_spare()
         _agent.discard(zygote)
+        await ended(other)
+        assert exists(spare)
     await ended(spare)
-    await ended(other)
     _agent.reap()
     await eventually_async(lambda: not exists(zygote.pid) or state_of(zygote.pid) == "Z", "and so has the zygote")
 
@@ -194,7 +196,7 @@ def test_a_forked_python_has_none() -> None:
 
 PROGRAM = """
 import sys, linx_trio as linx
-from linx_trio import _agent
+from linx_trio import _agent, _session
 linx.run_sync(["true"])
 print(_agent.current()[-1].pid, flush=True)
 sys.stdin.read()
@@ -284,6 +286,82 @@ async def test_its_memory_does_not_grow() -> None:
     assert await monitor_of_one() == spare
 
 
+# ---- what a workload has done to its parent --------------------------------------------------------------------------
+
+DONE_TO_PARENT = {
+    "nice": "os.setpriority(os.PRIO_PROCESS, parent, 7)",
+    "a limit": "resource.prlimit(parent, resource.RLIMIT_NOFILE, (64, 64))",
+    "scheduling": "os.sched_setscheduler(parent, os.SCHED_BATCH, os.sched_param(0))",
+    "affinity": "os.sched_setaffinity(parent, {min(os.sched_getaffinity(0))})",
+    "oom_score_adj": "open(f'/proc/{parent}/oom_score_adj', 'w').write('500')",
+    "core dumps": "open(f'/proc/{parent}/coredump_filter', 'w').write('0')",
+    "queued signals": "[os.kill(parent, signal.SIGRTMIN + 6) for _ in range(100)]",
+    "keyring": "keyctl(1, b'planted'); keyctl(18)",  # KEYCTL_JOIN_SESSION_KEYRING, KEYCTL_SESSION_TO_PARENT
+}
+DOES = """
+import ctypes, os, resource, signal
+parent = os.getppid()
+def keyctl(*arguments):
+    number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
+    if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "keyctl")
+"""
+
+
+@pytest.mark.parametrize("what", DONE_TO_PARENT)
+async def test_what_was_done_to_it_is_not_handed_on(what: str) -> None:
+    if what == "affinity" and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    spare = await the_spare()
+    program = [sys.executable, "-c", DOES + DONE_TO_PARENT[what]]
+    assert (await linx.run(program)).returncode == 0
+    await ended(spare)
+    assert await monitor_of_one() != spare
+
+
+async def test_signals_do_nothing_to_it() -> None:
+    spare = await the_spare()
+    program = "import os, signal\nfor number in set(range(1, 32)) - {9, 19}: os.kill(os.getppid(), number)"
+    assert (await linx.run([sys.executable, "-c", program])).returncode == 0
+    assert [await monitor_of_one() for _ in range(2)] == [spare] * 2
+
+
+@pytest.mark.parametrize("what", DONE_TO_PARENT)
+async def test_pid_1_of_ours_keeps_it_to_itself(what: str) -> None:
+    """It is the parent of what runs with `init`, and nobody else's: the monitor goes on."""
+    spare = await the_spare()
+    program = [sys.executable, "-c", DOES + DONE_TO_PARENT[what]]
+    kinds = {"pid"} if ROOT else {"pid", "user"}
+    user = None if ROOT else linx.user.root_map()
+    await linx.run(program, check=False, namespaces=kinds, init=True, user=user)
+    assert await monitor_of_one() == spare
+
+
+def found_in(pid: int, secret: bytes) -> bool:
+    """Anywhere in its memory."""
+    with open(f"/proc/{pid}/mem", "rb", 0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            start, end = (int(part, 16) for part in line.split()[0].split("-"))
+            if line.split()[1].startswith("r") and not line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
+                memory.seek(start)
+                if secret in memory.read(end - start):
+                    return True
+    return False
+
+
+@pytest.mark.parametrize("size", [100, 20_000])
+async def test_nothing_of_a_session_is_remembered(size: int) -> None:
+    secret = os.urandom(8).hex()
+    async with linx.spawn(["sleep", "600"], env={"SECRET": secret, "MORE": "x" * size}) as s:
+        spare = monitor_of(s.host_pid)
+        assert found_in(s.host_pid, secret.encode())
+        await s.proceed()
+    async with linx.spawn(["true"], env={}) as s:
+        assert monitor_of(s.host_pid) == spare
+        assert not found_in(spare, secret.encode())
+        assert not found_in(s.host_pid, secret.encode())
+
+
 async def test_signals_kept_for_one_session_are_not_the_next_ones() -> None:
     spare = await the_spare()
     async with linx.spawn(["sleep", "600"]) as s:
@@ -315,8 +393,9 @@ async def test_what_the_kernel_counts_is_each_sessions_own() -> None:
 class Line:
     """A channel to a monitor, and no session."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, zygote: int) -> None:
         self.channel = channel
+        self.zygote = zygote
 
     async def until_idle(self) -> list[m.Message]:
         """What is said in one session; also when that is cut short."""
@@ -337,12 +416,14 @@ class Line:
 
 
 @asynccontextmanager
-async def line() -> AsyncIterator[Line]:
+async def line(room: int | None = None) -> AsyncIterator[Line]:
     zygote = await _agent.acquire(Caller.now())
     channel = Channel()
+    if room is not None:
+        channel.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
     try:
         await _agent.hand_over(zygote, channel)
-        yield Line(channel)
+        yield Line(channel, zygote.pid)
     finally:
         channel.close()
         _agent.release(zygote)
@@ -398,3 +479,39 @@ async def test_a_request_behind_another_one_is_nonsense() -> None:
         to.request(b"/bin/sleep", b"600")
         to.request(b"/bin/true")
         assert m.Exit not in map(type, await to.until_idle())
+
+
+async def test_one_whom_nobody_has_read_for_long_ends() -> None:
+    """It has had more to say than there was room for, so it says nothing more; and must not wait for ever, either."""
+    _agent.discard(_agent.current()[-1])  # a zygote with no spares
+    async with line(room=2048) as to:
+        optional = [m.optional(("chdir", b"/no/such/directory"))] * 1000
+        fds = tuple((m.NULL, number) for number in range(3))
+        to.channel.send(m.Spawn((b"/bin/true",), (), fds=fds, steps=(*optional, m.CHECKPOINT)).frame())
+        to.channel.send(m.PROCEED)
+        await eventually_async(lambda: not children_of(to.zygote) and not spares_of(to.zygote), "it has ended")
+        assert m.Idle not in map(type, await to.until_idle())
+
+
+async def test_a_monitor_that_was_condemned_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session has asked the zygote to kill it, who may be slow to do so."""
+    monkeypatch.setattr(_session, "CLOSE_SECONDS", 2.0)
+    spare = await the_spare()
+    zygote = _agent.current()[-1]
+    kinds = {"pid"} if ROOT else {"pid", "user"}
+    kept = zygote.filenos()
+
+    async def go_on(session: linx.Session) -> None:
+        await eventually_async(lambda: session._condemned, "its killing has been ordered")
+        os.kill(spare, signal.SIGCONT)
+
+    try:
+        workload = linx.Workload(["sleep", "600"], auto_proceed=True, namespaces=kinds, init=True)
+        async with trio.open_nursery() as nursery, linx.spawn(workload) as s:
+            os.kill(spare, signal.SIGSTOP)
+            os.kill(zygote.pid, signal.SIGSTOP)
+            nursery.start_soon(go_on, s)
+        assert zygote.filenos() < kept
+    finally:
+        os.kill(zygote.pid, signal.SIGCONT)
+    await ended(spare)

@@ -105,8 +105,10 @@ def test_nothing_is_said_by_one_who_is_idle(more: m.Message) -> None:
 
 
 def test_one_who_is_idle_may_be_killed() -> None:
+    """That is no news; but nobody waits there for a request any more."""
     protocol = SessionProtocol()
     assert list(protocol.feed(stream_of([*ENDED, m.Idle(), m.Lost(-9)]), [7]))[-1] == (m.Idle(), None)
+    assert not protocol.is_idle
 
 
 @relaxed
