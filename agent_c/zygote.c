@@ -5,8 +5,10 @@
  * us, a subreaper too: all of that is killed first, then `{lost, Status}` is said on the socket, then it is closed. */
 #include "zygote.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -150,21 +152,37 @@ static size_t entry_of(const struct zygote *z, pid_t pid) {
     return i;
 }
 
-static void reap_all(struct zygote *z) {
+/* One that died waiting for a request had nothing to guard. So there is nothing to be said: who had just sent it one learns
+ * from ECONNRESET that nobody has read it, and may ask another. */
+static bool was_waiting(pid_t monitor) {
+    char path[32], name[16];
+    (void)snprintf(path, sizeof path, "/proc/%d/comm", (int)monitor);
+    return read_small_file(AT_FDCWD, path, name, sizeof name) > 0 && strcmp(name, "linx-spare\n") == 0;
+}
+
+/* One of those who are dead: any child, or that one. False: there is none. */
+static bool reap_one(struct zygote *z, idtype_t which, pid_t pid) {
+    siginfo_t info = {0};
     int status;
-    pid_t pid;
-    while ((pid = wait4(-1, &status, WNOHANG | __WALL, NULL)) > 0) {
-        size_t i = entry_of(z, pid);
-        if (i < z->count)
-            monitor_ended(z, i, status);
-    }
+    if (waitid(which, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0 || info.si_pid == 0)
+        return false;
+    size_t i = entry_of(z, info.si_pid);
+    bool waiting = i < z->count && info.si_code != CLD_EXITED && was_waiting(info.si_pid);
+    (void)wait4(info.si_pid, &status, __WALL, NULL);
+    if (i < z->count)
+        monitor_ended(z, i, waiting ? 0 : status);
+    return true;
+}
+
+static void reap_all(struct zygote *z) {
+    while (reap_one(z, P_ALL, 0))
+        ;
 }
 
 static void reap_monitors(struct zygote *z) {
-    int status;
     for (size_t i = z->count; i-- > 0;)
-        if (z->entries[i].monitor > 0 && wait4(z->entries[i].monitor, &status, WNOHANG | __WALL, NULL) > 0)
-            monitor_ended(z, i, status);
+        if (z->entries[i].monitor > 0)
+            (void)reap_one(z, P_PID, z->entries[i].monitor);
 }
 
 /* Monitors are spared; and a lost one's reaper, which clears up by itself what only it can reach (reaper.h); when
