@@ -11,6 +11,32 @@
 
 /* ---- text and arrays ----------------------------------------------------------------------------------------- */
 
+/* Room for the usual request: what malloc(3) would get from the kernel for each of them, and give back, costs more than all the
+ * parsing. There is one request at a time. */
+static char usual_arena[8192];
+static bool usual_is_taken;
+
+static bool arena_make(struct request *q, size_t size) {
+    q->arena_size = size;
+    if (!usual_is_taken && size <= sizeof usual_arena) {
+        usual_is_taken = true;
+        q->arena = usual_arena;
+    } else {
+        q->arena = malloc(size);
+    }
+    return q->arena != NULL;
+}
+
+static void arena_free(struct request *q) {
+    if (q->arena == NULL)
+        return;
+    explicit_bzero(q->arena, q->arena_size);
+    if (q->arena == usual_arena)
+        usual_is_taken = false;
+    else
+        free(q->arena);
+}
+
 static char *arena_add(struct request *q, struct etf_slice slice) {
     char *text = q->arena + q->arena_used;
     memcpy(text, slice.data, slice.length);
@@ -384,9 +410,7 @@ static bool target_fits(const struct request *q) {
 bool request_parse_steps(struct request *q, struct etf_slice payload) {
     struct etf_reader r = etf_open(payload.data, payload.length);
     memset(q, 0, sizeof *q);
-    q->arena_size = payload.length * 2 + 16;
-    q->arena = malloc(q->arena_size);
-    if (q->arena == NULL || etf_tuple(&r) != 2 || !slice_is(etf_atom(&r), "steps"))
+    if (!arena_make(q, payload.length * 2 + 16) || etf_tuple(&r) != 2 || !slice_is(etf_atom(&r), "steps"))
         return false;
     key_steps(q, &r);
     for (size_t i = 0; i < q->step_count; i++)
@@ -398,10 +422,8 @@ bool request_parse(struct request *q, struct etf_slice payload, struct inbox *in
     memset(q, 0, sizeof *q);
     q->new_session = true;
     q->orphan_grace_us = 5000000;
-    q->arena_size = payload.length * 2 + 16; /* every text costs its tag: room for each NUL and '=' */
-    q->arena = malloc(q->arena_size);
     errno = ENOMEM;
-    if (q->arena == NULL)
+    if (!arena_make(q, payload.length * 2 + 16)) /* every text costs its tag: room for each NUL and '=' */
         return false;
     for (int fd = 0; port && fd < 3; fd++)
         q->fds[q->fd_count++] = (struct planned_fd){fcntl(fd, F_DUPFD_CLOEXEC, 5), fd};
@@ -431,8 +453,6 @@ void request_free(struct request *q) {
     free(q->steps);
     free(q->argv);
     free(q->envp);
-    if (q->arena != NULL)
-        explicit_bzero(q->arena, q->arena_size);
-    free(q->arena);
+    arena_free(q);
     memset(q, 0, sizeof *q);
 }
