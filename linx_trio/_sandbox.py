@@ -58,26 +58,55 @@ def sandboxed(
     if not isinstance(network, bool):
         raise TypeError(f"network must be True or False, not {network!r}")
     shown, kept = _paths(readonly, "readonly"), _paths(writable, "writable")
-    more = options.pop("mounts", ())
     if network and tuple(shown) == READONLY:
         shown = [*shown, *_NETWORK]
-    given: dict[str, Any] = {
-        "namespaces": {"user", "pid", "mount", "ipc", "uts", "cgroup"} | (set() if network else {"net"}),
-        "user": Maps(uid=(IdMap(os.geteuid(), os.geteuid(), 1),), gid=(IdMap(os.getegid(), os.getegid(), 1),)),
-        "root": Tmpfs("/"),
-        "mounts": [*_mounts(shown, kept), *more, Remount("/", readonly=True)],
-        "init": True,
-        "hostname": "sandbox",
-        "env": dict(ENVIRONMENT),
-        "cwd": "/tmp",
-        "rlimits": {"core": (0, 0)},
-        "sysctls": {"user.max_user_namespaces": 0},
-        "capabilities": _capabilities.keep(()),
-        "seccomp": options["seccomp"] if "seccomp" in options else _filter(),
-        "no_new_privs": True,
-        **options,
-    }
-    return Workload(argv, **given)
+    filtered = "seccomp" not in options
+    key = (tuple(shown), tuple(kept), network, filtered, os.geteuid(), os.getegid(), _what_is_there(shown))
+    if not options and type(argv) in (list, tuple) and all(type(argument) is str for argument in argv):
+        return _of_program(tuple(argv), *key)
+    usual = _preset(*key)
+    if "mounts" in options:
+        *own, last = usual.mounts
+        options["mounts"] = [*own, *options["mounts"], last]
+    return usual.replace(argv=argv, **options)
+
+
+@functools.lru_cache(maxsize=16)
+def _preset(
+    shown: tuple[str, ...], kept: tuple[str, ...], network: bool, filtered: bool, uid: int, gid: int, _there: object
+) -> Workload:
+    """A sandbox with nothing in it: to describe all of it, and to check that, takes longer than to start it. It is the
+    same one for as long as its arguments are the same, and what of the host it shows is there or not.
+    """
+    return Workload(
+        ["true"],
+        namespaces={"user", "pid", "mount", "ipc", "uts", "cgroup"} | (set() if network else {"net"}),
+        user=Maps(uid=(IdMap(uid, uid, 1),), gid=(IdMap(gid, gid, 1),)),
+        root=Tmpfs("/"),
+        mounts=[*_mounts(shown, kept), Remount("/", readonly=True)],
+        init=True,
+        hostname="sandbox",
+        env=dict(ENVIRONMENT),
+        cwd="/tmp",
+        rlimits={"core": (0, 0)},
+        sysctls={"user.max_user_namespaces": 0},
+        capabilities=_capabilities.keep(()),
+        seccomp=_filter() if filtered else None,
+        no_new_privs=True,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _of_program(argv: tuple[str, ...], *key: Any) -> Workload:
+    """The same object each time: a workload remembers the request that it has become."""
+    return _preset(*key).replace(argv=argv)
+
+
+def _what_is_there(readonly: Sequence[str]) -> tuple[object, ...]:
+    """All that `_mounts` asks the file system for."""
+    usual = [path in _USUAL and os.path.lexists(path) for path in readonly]
+    merged = [os.readlink(name) if os.path.islink(name) else os.path.lexists(name) for name in _MERGED]
+    return (*usual, *merged)
 
 
 @functools.cache
@@ -92,15 +121,18 @@ def _paths(value: Iterable[Argument], name: str) -> list[str]:
     return [absolute(path, f"{name}[{i}]") for i, path in enumerate(value)]
 
 
-def _mounts(readonly: list[str], writable: list[str]) -> list[Entry]:
-    usual = set(READONLY) | set(_NETWORK)
+_USUAL = frozenset({*READONLY, *_NETWORK})
+"""What is left out if it is not there."""
+
+
+def _mounts(readonly: Sequence[str], writable: Sequence[str]) -> list[Entry]:
     is_root = os.geteuid() == 0  # whom the modes of /proc let write; and change them
     masked = _MASKED + _MASKED_FROM_ROOT if is_root else _MASKED
     entries: list[Entry] = [Proc(readonly=is_root), *map(Mask, masked), Dev()]
     entries += [Tmpfs("/tmp", mode=0o1777), Tmpfs("/run"), Tmpfs("/var/tmp", mode=0o1777), *_accounts()]
     entries.append(File("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"))
     for path in readonly:
-        if path in usual and not os.path.lexists(path):
+        if path in _USUAL and not os.path.lexists(path):
             continue
         entries.append(Bind(path, readonly=True, nosuid=True, nodev=True))
         if path == "/usr":

@@ -235,6 +235,46 @@ def test_what_it_is() -> None:
     assert linx.run_sync(linx.Workload.from_dict(plain)).returncode == 0
 
 
+def test_it_is_described_anew_when_the_host_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of the usual files is there, and which of the old directories are links."""
+    usual, link = tmp_path / "usual", tmp_path / "link"
+    monkeypatch.setattr(_sandbox, "_USUAL", {*_sandbox._USUAL, str(usual)})
+    monkeypatch.setattr(_sandbox, "_MERGED", (str(link),))
+
+    def mounts() -> list[object]:
+        found = list(linx.sandboxed(["true"], readonly=("/usr", usual)).mounts)
+        assert found == list(linx.sandboxed(["true"], readonly=("/usr", usual), nice=1).mounts)
+        return [entry for entry in found if str(tmp_path) in repr(entry)]
+
+    assert mounts() == []
+    usual.touch()
+    assert mounts() == [linx.mount.Bind(str(usual), readonly=True, nosuid=True, nodev=True)]
+    link.symlink_to("usr/bin")
+    assert linx.mount.Symlink("usr/bin", str(link)) in mounts()
+    link.unlink()
+    link.symlink_to("elsewhere")
+    assert linx.mount.Symlink("elsewhere", str(link)) in mounts()
+    usual.unlink()
+    link.unlink()
+    assert mounts() == []
+
+
+def test_sandboxes_do_not_change_each_other() -> None:
+    plain = linx.sandboxed(["true"])
+    assert linx.sandboxed(["true"]) == plain
+    more = linx.sandboxed(["true"], mounts=[linx.mount.Dir("/more")], env={"A": "B"}, hostname="other", seccomp=None)
+    assert (more.hostname, more.seccomp, dict(more.env or {})) == ("other", None, {"A": "B"})
+    assert linx.mount.Dir("/more") in more.mounts
+    assert linx.sandboxed(["true"]) == plain
+    assert list(plain.mounts)[-1] == list(more.mounts)[-1] == linx.mount.Remount("/", readonly=True)
+    assert linx.sandboxed(["true"], network=True) != plain
+    assert linx.sandboxed(["true"], readonly=("/usr",)) != plain
+    assert linx.sandboxed(["true"], writable=("/srv",)) != plain
+    assert linx.sandboxed(["false"]).arguments == ("false",)
+    with pytest.raises(TypeError):
+        linx.sandboxed("true")
+
+
 def test_it_gives_up_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the kernel refuses is an error: here a limit that nobody may set."""
     with pytest.raises(linx.SetupError) as caught:
