@@ -61,7 +61,8 @@ def sandboxed(
     if network and tuple(shown) == READONLY:
         shown = [*shown, *_NETWORK]
     filtered = "seccomp" not in options
-    key = (tuple(shown), tuple(kept), network, filtered, os.geteuid(), os.getegid(), _what_is_there(shown))
+    there = tuple(path for path in shown if path not in _USUAL or os.path.lexists(path))
+    key = (there, _merged() if "/usr" in there else (), tuple(kept), network, filtered, os.geteuid(), os.getegid())
     if not options and type(argv) in (list, tuple) and all(type(argument) is str for argument in argv):
         return _of_program(tuple(argv), *key)
     usual = _preset(*key)
@@ -73,17 +74,23 @@ def sandboxed(
 
 @functools.lru_cache(maxsize=16)
 def _preset(
-    shown: tuple[str, ...], kept: tuple[str, ...], network: bool, filtered: bool, uid: int, gid: int, _there: object
+    shown: tuple[str, ...],
+    merged: tuple[tuple[str, str | None], ...],
+    kept: tuple[str, ...],
+    network: bool,
+    filtered: bool,
+    uid: int,
+    gid: int,
 ) -> Workload:
-    """A sandbox with nothing in it: to describe all of it, and to check that, takes longer than to start it. It is the
-    same one for as long as its arguments are the same, and what of the host it shows is there or not.
+    """A sandbox with nothing in it: to describe all of it, and to check that, takes longer than to start it. The file
+    system has been asked before: nothing but the arguments says what it is.
     """
     return Workload(
         ["true"],
         namespaces={"user", "pid", "mount", "ipc", "uts", "cgroup"} | (set() if network else {"net"}),
         user=Maps(uid=(IdMap(uid, uid, 1),), gid=(IdMap(gid, gid, 1),)),
         root=Tmpfs("/"),
-        mounts=[*_mounts(shown, kept), Remount("/", readonly=True)],
+        mounts=[*_mounts(shown, merged, kept, uid, gid), Remount("/", readonly=True)],
         init=True,
         hostname="sandbox",
         env=dict(ENVIRONMENT),
@@ -102,11 +109,10 @@ def _of_program(argv: tuple[str, ...], *key: Any) -> Workload:
     return _preset(*key).replace(argv=argv)
 
 
-def _what_is_there(readonly: Sequence[str]) -> tuple[object, ...]:
-    """All that `_mounts` asks the file system for."""
-    usual = [path in _USUAL and os.path.lexists(path) for path in readonly]
-    merged = [os.readlink(name) if os.path.islink(name) else os.path.lexists(name) for name in _MERGED]
-    return (*usual, *merged)
+def _merged() -> tuple[tuple[str, str | None], ...]:
+    """The directories that are links into /usr where that is merged, each with where it leads; `None`: it is none."""
+    there = (name for name in _MERGED if os.path.lexists(name))
+    return tuple((name, os.readlink(name) if os.path.islink(name) else None) for name in there)
 
 
 @functools.cache
@@ -125,32 +131,30 @@ _USUAL = frozenset({*READONLY, *_NETWORK})
 """What is left out if it is not there."""
 
 
-def _mounts(readonly: Sequence[str], writable: Sequence[str]) -> list[Entry]:
-    is_root = os.geteuid() == 0  # whom the modes of /proc let write; and change them
+def _mounts(
+    readonly: Sequence[str], merged: Sequence[tuple[str, str | None]], writable: Sequence[str], uid: int, gid: int
+) -> list[Entry]:
+    is_root = uid == 0  # whom the modes of /proc let write; and change them
     masked = _MASKED + _MASKED_FROM_ROOT if is_root else _MASKED
     entries: list[Entry] = [Proc(readonly=is_root), *map(Mask, masked), Dev()]
-    entries += [Tmpfs("/tmp", mode=0o1777), Tmpfs("/run"), Tmpfs("/var/tmp", mode=0o1777), *_accounts()]
+    entries += [Tmpfs("/tmp", mode=0o1777), Tmpfs("/run"), Tmpfs("/var/tmp", mode=0o1777), *_accounts(uid, gid)]
     entries.append(File("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"))
     for path in readonly:
-        if path in _USUAL and not os.path.lexists(path):
-            continue
         entries.append(Bind(path, readonly=True, nosuid=True, nodev=True))
         if path == "/usr":
-            entries += [_as_on_the_host(name) for name in _MERGED if os.path.lexists(name)]
+            entries += [_as_on_the_host(*place) for place in merged]
     entries += [Bind(path, nosuid=True, nodev=True) for path in writable]
     return entries
 
 
-def _as_on_the_host(path: str) -> Entry:
-    """Where /usr is merged these are links into it."""
-    if os.path.islink(path):
-        return Symlink(os.readlink(path), path)
+def _as_on_the_host(path: str, link: str | None) -> Entry:
+    if link is not None:
+        return Symlink(link, path)
     return Bind(path, readonly=True, nosuid=True, nodev=True)
 
 
-def _accounts() -> list[Entry]:
+def _accounts(uid: int, gid: int) -> list[Entry]:
     """Names for the ids that there are, and none else of the host's."""
-    uid, gid = os.geteuid(), os.getegid()
     name = "root" if uid == 0 else "user"
     return [
         File("/etc/passwd", f"{name}:x:{uid}:{gid}::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"),
