@@ -5,7 +5,6 @@
 #include <sys/prctl.h>
 
 #include "monitor.h"
-#include "raw.h"
 
 static void command_proceed(struct monitor *m, int64_t unused) {
     (void)unused;

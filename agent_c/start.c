@@ -5,9 +5,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#include "cgroup.h"
 #include "keeper.h"
-#include "raw.h"
 #include "seal.h"
 
 /* The caller's directory must be ours when the child is cloned: then a new mount namespace translates it for the child. We
