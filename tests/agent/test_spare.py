@@ -299,18 +299,23 @@ DONE_TO_PARENT = {
     "a limit": "resource.prlimit(parent, resource.RLIMIT_NOFILE, (64, 64))",
     "scheduling": "os.sched_setscheduler(parent, os.SCHED_BATCH, os.sched_param(0))",
     "affinity": "os.sched_setaffinity(parent, {min(os.sched_getaffinity(0))})",
-    "oom_score_adj": "open(f'/proc/{parent}/oom_score_adj', 'w').write('500')",
-    "core dumps": "open(f'/proc/{parent}/coredump_filter', 'w').write('0')",
+    "oom_score_adj": "rewrite('oom_score_adj', lambda was: f'{int(was) + 1}')",
+    "core dumps": "rewrite('coredump_filter', lambda was: f'{int(was, 16) ^ 1:#x}')",
     "queued signals": "[os.kill(parent, signal.SIGRTMIN + 6) for _ in range(100)]",
     "keyring": "keyctl(1, b'planted'); keyctl(18)",  # KEYCTL_JOIN_SESSION_KEYRING, KEYCTL_SESSION_TO_PARENT
 }
 DOES = """
-import ctypes, os, resource, signal
+import ctypes, os, pathlib, resource, signal
 parent = os.getppid()
 def keyctl(*arguments):
     number = {"x86_64": 250, "aarch64": 219}[os.uname().machine]
     if ctypes.CDLL(None, use_errno=True).syscall(number, *arguments) < 0:
         raise OSError(ctypes.get_errno(), "keyctl")
+def rewrite(name, change):
+    path = pathlib.Path(f"/proc/{parent}/{name}")
+    was = path.read_text()
+    path.write_text(change(was))
+    assert path.read_text() != was
 """
 
 
@@ -337,9 +342,12 @@ async def test_pid_1_of_ours_keeps_it_to_itself(what: str) -> None:
     """It is the parent of what runs with `init`, and nobody else's: the monitor goes on."""
     spare = await the_spare()
     program = [sys.executable, "-c", DOES + DONE_TO_PARENT[what]]
-    kinds = {"pid"} if ROOT else {"pid", "user"}
+    kinds = {"pid", "mount"} if ROOT else {"pid", "mount", "user"}
     user = None if ROOT else linx.user.root_map()
-    await linx.run(program, check=False, namespaces=kinds, init=True, user=user)
+    # A /proc of its own: in the host's its parent, 1, would be the host's.
+    options: dict[str, Any] = {"namespaces": kinds, "init": True, "user": user, "mounts": [linx.mount.Proc("/proc")]}
+    forwarded = -(signal.SIGRTMIN + 6)
+    assert (await linx.run(program, check=False, **options)).returncode == (forwarded if "signals" in what else 0)
     assert await monitor_of_one() == spare
 
 
