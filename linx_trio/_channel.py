@@ -92,13 +92,13 @@ class Channel:
         """What has arrived: bytes and fds, both the caller's; no bytes at the end of the stream.
 
         Raises `ConnectionResetError` where the far side went without having read all that was sent. Cancellation loses
-        nothing: it can only happen before something is read.
+        nothing: it can only happen before something is read. Always a checkpoint.
         """
         while True:
+            await trio.lowlevel.wait_readable(self._socket)  # first: what was asked for just now is not there yet
             try:
                 data, ancillary, _flags, _address = self._socket.recvmsg(_READ_SIZE, _ROOM, _CLOEXEC)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._socket)
                 continue
             fds = array.array("i")
             for level, kind, content in ancillary:

@@ -449,15 +449,20 @@ def _prepare(
             f"stdio={workload.stdio!r}: nobody could reach the terminal. Write `session = await "
             "nursery.start(linx.run, ...)`, or use linx.spawn()"
         )
-    captured = {"stdin": bool(feed), "stdout": capture_stdout, "stderr": capture_stderr}
-    for name, ours in captured.items():
-        if getattr(workload, name) is PIPE and not ours and not pipes_allowed:
+    if PIPE in (workload.stdin, workload.stdout, workload.stderr) and not pipes_allowed:
+        _check_pipes(workload, {"stdin": bool(feed), "stdout": capture_stdout, "stderr": capture_stderr})
+    return workload, feed or None
+
+
+def _check_pipes(workload: Workload, ours: Mapping[str, bool]) -> None:
+    """Raises `ValueError` for one whose other end nobody would have."""
+    for name, is_ours in ours.items():
+        if getattr(workload, name) is PIPE and not is_ours:
             raise ValueError(
                 f"{name}=PIPE: nobody could reach the pipe. Write `session = await nursery.start(linx.run, ...)`, "
                 + ("stdin=b'...'" if name == "stdin" else f"capture_{name}=True")
                 + ", or use linx.spawn()"
             )
-    return workload, feed or None
 
 
 async def _attend(

@@ -18,7 +18,7 @@ import logging
 import os
 import signal as _signal
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -110,41 +110,43 @@ class _Batch:
 class Session:
     """One workload and all that descends from it. Made by `linx_trio.spawn`; do not call."""
 
+    # As it is at first. Here, because to set all of it in each session would take longer than to send its request.
+    _entered: Pinned | None = None
+    _zygote: _agent.Zygote | None = None
+    _channel: Channel | None = None
+    _reading = _in_person = _disbelieved = _proceeding = _closing = _condemned = False
+    _retryable = _never_read = _is_ready = False
+    _host_pid: int | None = None
+    _child_pid: int | None = None
+    _pidfd = PidFd(-1)
+    _ran = _core_dumped = False
+    _outcome: Outcome | None = None
+    _usage: Usage | None = None
+    _failure: Callable[[], LinxError] | None = None
+    _pty: PtyStream | None = None
+    _terminal: str | None = None
+    _owner: OwnerFeed | None = None
+    _placement: Placement | None = None  # its cgroup, with cgroup= or limits=
+    _calls: Calls | None = None  # of newuidmap(1)
+    _mapping: trio.Event | None = None  # id maps are being written; set when that is over
+
     def __init__(self, workload: Workload, *, target: Target | None = None, quiet: bool = False) -> None:
         self._workload = workload
         self._target = target
-        self._entered: Pinned | None = None
         self._kinds = workload.namespace_names | ((target and target.namespaces) or frozenset())
         self._quiet = quiet and workload.owner is None
-        self._protocol = SessionProtocol()
-        self._zygote: _agent.Zygote | None = None
-        self._channel: Channel | None = None
         self._request: _request.Request | None = None
-        self._reading = self._in_person = self._disbelieved = self._proceeding = False
+        self._protocol = SessionProtocol()
         self._batches: deque[_Batch] = deque()
-        self._retryable = self._never_read = self._is_ready = False
-        self._host_pid: int | None = None
-        self._child_pid: int | None = None
-        self._pidfd = PidFd(-1)
-        self._ran = False
-        self._core_dumped = False
-        self._outcome: Outcome | None = None
-        self._usage: Usage | None = None
         self._degraded: list[str] = []
-        self._failure: Callable[[], LinxError] | None = None
         self._streams: dict[str, trio.lowlevel.FdStream] = {}
-        self._pty: PtyStream | None = None
-        self._terminal: str | None = None
         self._events = EventLog()
-        self._owner: OwnerFeed | None = OwnerFeed(workload.owner) if workload.owner is not None else None
+        if workload.owner is not None:
+            self._owner = OwnerFeed(workload.owner)
         self._parked = trio.Event()  # ready, or beyond
         self._released = trio.Event()  # running, or ended
         self._ended = trio.Event()
         self._gone = trio.Event()  # nothing is left, or the agent is dead
-        self._placement: Placement | None = None  # its cgroup, with cgroup= or limits=
-        self._closing = self._condemned = False
-        self._calls: Calls | None = None  # of newuidmap(1)
-        self._mapping: trio.Event | None = None  # id maps are being written; set when that is over
 
     def __repr__(self) -> str:
         pid = "" if self._host_pid is None else f" pid {self._host_pid}"
@@ -493,9 +495,9 @@ class Session:
 
     async def _place(self, fds: list[int], targets: list[m.Target]) -> None:
         """Opens or makes the cgroup that ``cgroup`` and ``limits`` ask for. One that is optional is given up."""
-        asked = {name: getattr(self._workload, name) for name in ("cgroup", "limits")}
+        asked: dict[str, Any] = {"cgroup": self._workload.cgroup, "limits": self._workload.limits}
         while self._placement is None:
-            if asked == {"cgroup": None, "limits": None}:
+            if asked["cgroup"] is None and asked["limits"] is None:
                 return
             from linx_trio import _own_cgroup
 
@@ -520,7 +522,9 @@ class Session:
     async def _wait_started(self) -> None:
         if self._in_person:
             await self._read(cast("Channel", self._channel), in_person=True)
-        await (self._released if self._workload.auto_proceed else self._parked).wait()
+        started = self._released if self._workload.auto_proceed else self._parked
+        if not started.is_set():  # else the reading was a checkpoint
+            await started.wait()
         if self._never_read:
             raise _NeverRead
         if self.state == State.FAILED:
@@ -683,53 +687,69 @@ class Session:
 
     def _apply(self, message: m.Message, fd: int | None) -> None:
         """One event. The protocol has checked that it may come now."""
-        match message:
-            case m.Spawned(pid):
-                self._host_pid = pid
-                self._pidfd = PidFd(cast("int", fd))
-            case m.Parked(pid):
-                self._child_pid = pid
-                request = cast("_request.Request", self._request)
-                if request.after_mapping is None:
-                    self._ready()
-                else:
-                    self._mapping = trio.Event()
-                    trio.lowlevel.spawn_system_task(self._map_ids, request, self._mapping, name="linx: id maps")
-            case m.Started():
-                self._ran = True
-                self._tell(Running())
-                self._released.set()
-            case m.UsageReport(user, system, wall, max_rss, core_dumped):
-                self._core_dumped = core_dumped
-                group = self._placement
-                killed, peak = (None, None) if group is None else (group.oom_killed(), group.memory_peak())
-                self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss, killed, peak)
-            case m.Exit(code):
-                self._end(Exited(code))
-            case m.Kill(signum):
-                self._end(Signaled(signum, self._core_dumped))
-            case m.Abortion():
-                self._end(Aborted())
-            case m.Refusal(number, stage):
-                request = cast("_request.Request", self._request)
-                self._failure = lambda: request.error_of(message)
-                self._finish(Failed(number, stage))
-            case m.Degraded(_, _, index):
-                request = cast("_request.Request", self._request)
-                if self._batches and not self._batches[0].options:
-                    return  # a verb's own affair
-                options = self._batches[0].options if self._batches else ()
-                option = options[index] if index in range(len(options)) else request.option_of(index)
-                if option not in self._degraded:
-                    self._degraded.append(option)
-            case m.Opened():
-                self._keep_opened(cast("int", fd))
-            case m.Stepped():
-                self._answer(None)
-            case m.Remains(number, stage, index):
-                self._answer((number, stage, index))
-            case m.Lost(status):
-                self._lose(status)
+        if fd is None:
+            _APPLY[type(message)](self, message)
+        elif isinstance(message, m.Spawned):
+            self._host_pid = message.host_pid
+            self._pidfd = PidFd(fd)
+        else:
+            self._keep_opened(fd)
+
+    def _apply_parked(self, parked: m.Parked) -> None:
+        self._child_pid = parked.child_pid
+        request = cast("_request.Request", self._request)
+        if request.after_mapping is None:
+            self._ready()
+        else:
+            self._mapping = trio.Event()
+            trio.lowlevel.spawn_system_task(self._map_ids, request, self._mapping, name="linx: id maps")
+
+    def _apply_started(self, _: m.Started) -> None:
+        self._ran = True
+        self._tell(Running())
+        self._released.set()
+
+    def _apply_usage(self, report: m.UsageReport) -> None:
+        user, system, wall, max_rss, self._core_dumped = report
+        group = self._placement
+        killed, peak = (None, None) if group is None else (group.oom_killed(), group.memory_peak())
+        self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss, killed, peak)
+
+    def _apply_exit(self, end: m.Exit) -> None:
+        self._end(Exited(end.code))
+
+    def _apply_kill(self, end: m.Kill) -> None:
+        self._end(Signaled(end.signum, self._core_dumped))
+
+    def _apply_abortion(self, _: m.Abortion) -> None:
+        self._end(Aborted())
+
+    def _apply_refusal(self, refusal: m.Refusal) -> None:
+        request = cast("_request.Request", self._request)
+        self._failure = lambda: request.error_of(refusal)
+        self._finish(Failed(refusal.errno, refusal.stage))
+
+    def _apply_degraded(self, degraded: m.Degraded) -> None:
+        request = cast("_request.Request", self._request)
+        if self._batches and not self._batches[0].options:
+            return  # a verb's own affair
+        options = self._batches[0].options if self._batches else ()
+        index = degraded.step
+        option = options[index] if index in range(len(options)) else request.option_of(index)
+        if option not in self._degraded:
+            self._degraded.append(option)
+
+    def _apply_stepped(self, _: m.Stepped) -> None:
+        self._answer(None)
+
+    def _apply_remains(self, remains: m.Remains) -> None:
+        self._answer((remains.errno, remains.stage, remains.step))
+
+    def _apply_lost(self, lost: m.Lost) -> None:
+        self._lose(lost.status)
+
+    def _apply_idle(self, _: m.Idle) -> None:
+        """It is about the monitor; see `_stop_reading`."""
 
     def _maps_from_outside(self) -> bool:
         return self._workload.user is not None and (self._request is None or self._request.after_mapping is not None)
@@ -932,6 +952,22 @@ def _as_setup_error(exc: OSError, stage: str) -> SetupError:
     number = exc.errno or errno.EIO
     return setup_error(number, stage, exc.filename, hint_for("fork", number))
 
+
+_APPLY: Mapping[type, Callable[[Session, Any], None]] = {
+    m.Parked: Session._apply_parked,
+    m.Started: Session._apply_started,
+    m.UsageReport: Session._apply_usage,
+    m.Exit: Session._apply_exit,
+    m.Kill: Session._apply_kill,
+    m.Abortion: Session._apply_abortion,
+    m.Refusal: Session._apply_refusal,
+    m.Degraded: Session._apply_degraded,
+    m.Stepped: Session._apply_stepped,
+    m.Remains: Session._apply_remains,
+    m.Lost: Session._apply_lost,
+    m.Idle: Session._apply_idle,
+}
+"""What becomes of each event that brings no fd."""
 
 _TOO_LARGE = "all the steps that are taken at once, with the contents of files, have room for 16 MiB"
 _CWD_HINT = "the caller's own directory cannot be opened: pass an absolute cwd="

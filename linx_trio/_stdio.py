@@ -62,32 +62,31 @@ def _plan_terminal(pty: Pty, made: Plan, bag: FdBag) -> None:
 
 
 async def _plan_streams(workload: Workload, made: Plan, bag: FdBag) -> None:
-    for number, name in enumerate(STREAMS):  # before anything is opened that could get such a number
-        if getattr(workload, name) is Stdio.INHERIT:
-            _open_fd(number, name, "this process has it closed: pass linx.DEVNULL instead")
-    stdout: int | None = None
-    for number, name in enumerate(STREAMS):
-        spec = cast("StdioSpec", getattr(workload, name))
-        fd: int | None
-        if spec is Stdio.STDOUT:
-            fd = stdout
-        elif spec is Stdio.PIPE:
-            read_end, write_end = bag.pipe()
-            fd, made.ours[name] = (read_end, write_end) if number == 0 else (write_end, read_end)
+    specs = cast("tuple[StdioSpec, ...]", (workload.stdin, workload.stdout, workload.stderr))
+    for number, spec in enumerate(specs):  # before anything is opened that could get such a number
+        if spec is Stdio.INHERIT:
+            _open_fd(number, STREAMS[number], "this process has it closed: pass linx.DEVNULL instead")
+    for number, spec in enumerate(specs):
+        if spec is Stdio.INHERIT:
+            made.fds.append((number, number))
         elif spec is Stdio.DEVNULL:
-            fd = None
-        elif spec is Stdio.INHERIT:
-            fd = number
-        elif isinstance(spec, ConnectUnix):
-            fd = await _connect(cast("str", spec.path), bag)
-        else:
-            fd = _open_fd(fileno_of(spec, name), name, "that fd is not open")
-        if fd is None:
             made.nulls.append(number)
+        elif spec is Stdio.STDOUT:
+            made.fds += [(fd, number) for fd, other in made.fds if other == 1]
+            made.nulls += [number for other in made.nulls if other == 1]
         else:
-            made.fds.append((fd, number))
-        if number == 1:
-            stdout = fd
+            made.fds.append((await _plan_stream(number, spec, made, bag), number))
+
+
+async def _plan_stream(number: int, spec: StdioSpec, made: Plan, bag: FdBag) -> int:
+    name = STREAMS[number]
+    if spec is Stdio.PIPE:
+        read_end, write_end = bag.pipe()
+        theirs, made.ours[name] = (read_end, write_end) if number == 0 else (write_end, read_end)
+        return theirs
+    if isinstance(spec, ConnectUnix):
+        return await _connect(cast("str", spec.path), bag)
+    return _open_fd(fileno_of(spec, name), name, "that fd is not open")
 
 
 _SUN_PATH = 108

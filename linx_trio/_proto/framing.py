@@ -7,6 +7,7 @@ as its four bytes are there: a peer that announces 4 GiB is refused before it ha
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 __all__ = ["MAX_FRAME", "FrameDecoder", "FramingError", "encode_frame"]
@@ -15,6 +16,7 @@ MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes of a payload, unless the decoder is told otherwise. No term that `etf.encode` makes is longer."""
 
 _HEADER: Final = 4
+_length_at = struct.Struct(">I").unpack_from
 
 
 class FramingError(ValueError):
@@ -65,7 +67,7 @@ class FrameDecoder:
         frames: list[bytes] = []
         start, size = 0, len(source)
         while size - start >= _HEADER:
-            length = int.from_bytes(source[start : start + _HEADER], "big")
+            (length,) = _length_at(source, start)
             if length > self._max_frame:
                 self._broken = _too_long(length, self._max_frame)
                 break

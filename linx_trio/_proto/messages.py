@@ -8,6 +8,7 @@ They are named tuples rather than dataclasses, because a dozen of those would be
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -378,6 +379,10 @@ def parse_event(payload: bytes) -> Message:
         pid = int.from_bytes(payload[-4:], "big", signed=True)
         if pid in _PID:
             return about_pid(pid)
+    usage = _USAGE(payload)
+    if usage is not None:
+        user, system, wall, rss = [int.from_bytes(digits[1:], "big") for digits in usage.groups()]
+        return UsageReport(user, system, wall, rss, payload.endswith(b"true"))
     return _parse_short_event(payload) if len(payload) <= _SHORT else _parse_event(payload)
 
 
@@ -386,6 +391,12 @@ _ABOUT_PID: Mapping[bytes, Callable[[int], Message]] = {
     etf.encode(("status", name, 1 << 30))[:-4]: cls for name, cls in (("spawned", Spawned), ("ready", Parked))
 }
 """Events by all that stands before the four bytes of a pid (``INTEGER_EXT``)."""
+
+_AMOUNT_BELOW_2_31 = rb"(a.|b[\0-\x7f]...)"  # SMALL_INTEGER_EXT, INTEGER_EXT
+_USAGE = re.compile(
+    rb"\x83h\x06w\x05usage" + 4 * _AMOUNT_BELOW_2_31 + rb"(?:w\x05false|w\x04true)", re.DOTALL
+).fullmatch
+"""As a rule it is written so, and it is of each session and never the same."""
 
 
 def _parse_event(payload: bytes) -> Message:

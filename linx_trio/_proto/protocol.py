@@ -14,6 +14,15 @@ from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FrameDecoder, FramingError
 from linx_trio._proto.states import BEFORE_SPAWNED, EVENT_TABLE, TERMINAL, State
 
+_EXPECTED = {
+    spawned: {
+        state: {k: target for k, target in row.items() if (k is not m.Spawned if spawned else k in BEFORE_SPAWNED)}
+        for state, row in EVENT_TABLE.items()
+    }
+    for spawned in (False, True)
+}
+"""The state that an event leads to: by whether there is a process yet, by state, by the event's class."""
+
 
 class SessionProtocol:
     """Feed it what was read; it keeps the state and refuses, as `messages.Nonsense`, what the tables do not allow.
@@ -46,9 +55,8 @@ class SessionProtocol:
 
     def _take(self, event: m.Message) -> tuple[m.Message, int | None] | None:
         kind = type(event)
-        target = EVENT_TABLE[self.state].get(kind)
-        in_time = kind is not m.Spawned if self._spawned else kind in BEFORE_SPAWNED
-        if target is None or self._idle or not in_time:
+        target = _EXPECTED[self._spawned][self.state].get(kind)
+        if target is None or self._idle:
             if kind is m.Lost and self.state in TERMINAL:
                 self._idle = False
                 return None  # killed after the workload's end: nothing that this session could tell changes
@@ -59,8 +67,10 @@ class SessionProtocol:
                 raise m.Nonsense(f"{m.show(event)} came without its fd", event)
             fd = self.unclaimed.popleft()
         self.state = target
-        self._spawned |= kind is m.Spawned
-        self._idle |= kind is m.Idle
+        if kind is m.Spawned:
+            self._spawned = True
+        elif kind is m.Idle:
+            self._idle = True
         return event, fd
 
     @property

@@ -53,6 +53,38 @@ def test_a_pid_is_read_from_its_four_bytes_as_from_the_term(cls: Callable[[int],
             m.parse_event(payload)
 
 
+@relaxed
+@given(st.lists(st.integers(-1, 2**33) | st.integers(250, 260), min_size=4, max_size=4), st.booleans())
+@example([0, 255, 256, 2**31 - 1], True)
+@example([1, 1, 1, 2**31], False)
+@example([1, -1, 1, 1], False)
+def test_a_usage_report_is_read_from_its_bytes_as_from_the_term(amounts: list[int], core_dumped: bool) -> None:
+    payload = etf.encode(("usage", *amounts, core_dumped))
+    if min(amounts) >= 0:
+        assert m.parse_event(payload) == m._parse_event(payload) == (*amounts, core_dumped)
+        assert type(m.parse_event(payload)) is m.UsageReport
+    else:
+        with pytest.raises(m.Nonsense):
+            m.parse_event(payload)
+
+
+@relaxed
+@given(st.data(), st.booleans())
+def test_a_spoilt_usage_report_is_what_its_term_is(data: st.DataObject, longer: bool) -> None:
+    payload = bytearray(etf.encode(("usage", 1, 300, 2**30, 0, True)))
+    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    payload += b"x" * longer
+    try:
+        expected: object = m._parse_event(bytes(payload))
+    except m.Nonsense as exc:
+        expected = exc.what
+    try:
+        found: object = m.parse_event(bytes(payload))
+    except m.Nonsense as exc:
+        found = exc.what
+    assert (found, type(found)) == (expected, type(expected))
+
+
 def test_the_list_of_event_classes_is_complete() -> None:
     assert set(CLASSES) == set(get_args(m.Message))
     assert len(m.EVENTS) == len(set(m.EVENTS)) == len(CLASSES)

@@ -238,7 +238,8 @@ def test_a_stream_that_ends_inside_a_frame_is_nonsense(said: list[m.Message], le
     stream = stream_of(said)
     length %= len(stream) + 1
     boundaries = [0, *itertools.accumulate(len(frame_of(event)) for event in said)]
-    chunks = [(chunk, [7] if i == 0 else []) for i, chunk in enumerate(cut(stream[:length], places))]
+    fds = [7 for event in said if type(event) in m.FDS_OWNED]
+    chunks = [(chunk, fds if i == 0 else []) for i, chunk in enumerate(cut(stream[:length], places))]
     _, heard, nonsense = listen(chunks)
     complete = sum(end <= length for end in boundaries) - 1
     assert [event for event, _ in heard] == said[:complete]
