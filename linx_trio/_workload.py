@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -280,25 +281,53 @@ def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
     """What the public functions take: argv and options, or a `Workload` and changes to it."""
     if isinstance(argv_or_workload, Workload):
         return argv_or_workload.replace(**options) if options else argv_or_workload
-    return _PLAIN.replace(**options, argv=argv_or_workload)
+    options = {**options, "argv": argv_or_workload}
+    key = _key(options)
+    if key is not None:
+        with suppress(TypeError, ValueError):  # said below, of what was really given
+            return _remembered(key)
+    return _PLAIN.replace(**options)
 
 
 def as_variant(argv_or_workload: Any, changes: Mapping[str, Any]) -> Workload:
     """The same for changes that are constants, of which there are few: the result is made once, and the same object."""
-    if type(argv_or_workload) in (list, tuple) and all(type(argument) is str for argument in argv_or_workload):
-        own = _plain(tuple(argv_or_workload))
-    else:
-        own = as_workload(argv_or_workload, {})
+    own = as_workload(argv_or_workload, {})
     key = tuple(changes.items())
     if key not in own.variants:
         own.variants[key] = own.replace(**changes)
     return own.variants[key]
 
 
+# The same few programs are run again and again, by the same few calls.
+
+_Key = tuple[tuple[str, type, Any], ...]
+_ATOMS = frozenset({str, int, bool, type(None), Stdio})
+
+
+def _key(options: Mapping[str, Any]) -> _Key | None:
+    """What makes these options the same as others; `None` for those with a value that may change, or that equals
+    another which means something else.
+    """
+    key = []
+    for name, value in options.items():
+        kind = type(value)
+        if kind is list or kind is tuple or kind is set or kind is frozenset:
+            if not _ONLY_TEXT.issuperset(map(type, value)):
+                return None
+            kind = frozenset if kind in (set, frozenset) else tuple
+            value = kind(value)
+        elif kind not in _ATOMS:
+            return None
+        key.append((name, kind, value))
+    return tuple(key)
+
+
+_ONLY_TEXT = frozenset({str})
+
+
 @functools.lru_cache(maxsize=64)
-def _plain(argv: tuple[str, ...]) -> Workload:
-    """Remembered: the same few programs are run again and again."""
-    return Workload(argv)
+def _remembered(key: _Key) -> Workload:
+    return _PLAIN.replace(**{name: value for name, _, value in key})
 
 
 # ---- plain data ------------------------------------------------------------------------------------------------

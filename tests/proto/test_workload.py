@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 import linx_trio as linx
 from linx_trio import capabilities, mount, seccomp, user
 from linx_trio._options import OPTIONAL, PASS_FDS_LIMIT, RLIMITS, Options
+from linx_trio._workload import as_workload
 from tests.proto.strategies import relaxed
 from tests.proto.test_limits import every_limit
 
@@ -695,6 +696,47 @@ def test_replace() -> None:
     assert workload.replace(stdio=linx.DEVNULL).replace(stdin=linx.PIPE).stdin is linx.PIPE
     with pytest.raises(TypeError, match="nicer"):
         workload.replace(nicer=5)
+
+
+# ---- remembering -----------------------------------------------------------------------------------------------------
+
+values = st.sampled_from([
+    None, True, False, 0, 1, 2, 1.0, -1, "pid", b"pid", "no", linx.PIPE, linx.Namespace.PID, [], (), ["pid"], ("pid",),
+    {"uts"}, frozenset({"uts"}), ["pid", 1], [1], ["uts", "pid"], {}, {"core": (0, 0)}, linx.Kill(1),
+])  # fmt: skip
+
+
+@relaxed
+@given(
+    st.lists(st.sampled_from(["true", "x", "", "\0", b"true", Path("x"), 1]), max_size=2),
+    st.dictionaries(
+        st.sampled_from([*(f.name for f in dataclasses.fields(linx.Workload)[1:]), "unknown"]), values, max_size=2
+    ),
+)
+@example(["true"], {"no_new_privs": 1})
+@example(["true"], {"nice": True})
+@example(["true"], {"namespaces": "pid"})
+def test_a_remembered_workload_is_what_a_new_one_would_be(argv: list[Any], options: dict[str, Any]) -> None:
+    def outcome(make: Callable[[], linx.Workload]) -> object:
+        try:
+            return make()
+        except (TypeError, ValueError, NotImplementedError) as exc:
+            return type(exc), str(exc)
+
+    new = linx.Workload(["new"])
+    for _ in range(2):  # what is remembered, is so now
+        assert outcome(lambda: as_workload(argv, options)) == outcome(lambda: new.replace(**options, argv=argv))
+
+
+def test_the_same_again_is_the_same_workload() -> None:
+    argv, namespaces = ["true"], ["pid"]
+    one = as_workload(argv, {"namespaces": namespaces, "init": True})
+    assert as_workload(("true",), {"namespaces": ("pid",), "init": True}) is one
+    argv.append("more")
+    namespaces.append("uts")
+    other = as_workload(argv, {"namespaces": namespaces, "init": True})
+    assert (one.argv, one.namespaces) == (("true",), {"pid"})
+    assert (other.argv, other.namespaces) == (("true", "more"), {"pid", "uts"})
 
 
 def test_spawn_takes_a_workload_and_changes_to_it() -> None:
