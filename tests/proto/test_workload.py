@@ -739,6 +739,13 @@ def test_the_same_again_is_the_same_workload() -> None:
     assert (other.argv, other.namespaces) == (("true", "more"), {"pid", "uts"})
 
 
+@pytest.mark.parametrize(("name", "right", "wrong"), [("no_new_privs", True, 1), ("nice", 1, True), ("uid", 0, False)])
+def test_what_only_equals_the_same_is_looked_at_for_itself(name: str, right: object, wrong: object) -> None:
+    as_workload(["true"], {name: right})
+    with pytest.raises(TypeError, match=name):
+        as_workload(["true"], {name: wrong})
+
+
 def test_spawn_takes_a_workload_and_changes_to_it() -> None:
     workload = linx.Workload(["true"], hostname="box", namespaces={"uts"})
     linx.spawn(workload)
