@@ -69,6 +69,8 @@ RANKS = {
     "_stdio": 6,
     "_target": 6,
     "_request": 7,
+    "_session_facts": 8,
+    "_session_news": 9,
     "_session": 10,
     "_manager": 11,
     "_parked": 11,
@@ -201,7 +203,7 @@ def test_a_module_imports_lower_ranks_only(module: str) -> None:
 
 
 def test_the_checks_above_see_imports() -> None:
-    assert {"_agent", "_proto.messages", "_proto.states", "_workload", "errors"} <= own_imports_of("_session")
+    assert {"_agent", "_proto.messages", "_proto.states", "_caller", "errors"} <= own_imports_of("_session")
     assert own_imports_of("errors") == set()  # its import of _events is for type checkers
     assert "_session" in own_imports_of("")
 

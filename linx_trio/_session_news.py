@@ -1,0 +1,343 @@
+"""What the agent says of a session, read and applied; see `_session`, whose lines 1 and 2 are held here."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+
+from linx_trio import _request
+from linx_trio._channel import Channel
+from linx_trio._events import Aborted, Event, Exited, Failed, Ready, Running, Signaled, Usage
+from linx_trio._fd import FdBag
+from linx_trio._hints import hint_for
+from linx_trio._proto import etf
+from linx_trio._proto import messages as m
+from linx_trio._proto.framing import FramingError
+from linx_trio._proto.states import State
+from linx_trio._session_facts import Batch, PidFd, SessionFacts
+from linx_trio._target import open_pidfd
+from linx_trio.errors import (
+    AgentDied,
+    AgentError,
+    LinxError,
+    NoProcess,
+    setup_error,
+)
+
+if TYPE_CHECKING:
+    from linx_trio._idmaps import Maps
+
+_log = logging.getLogger("linx_trio")
+
+PATIENCE_SECONDS = 0.05
+"""How long the reader in person waits for the stream's end after the workload's."""
+
+_TOO_LARGE = "all the steps that are taken at once, with the contents of files, have room for 16 MiB"
+
+
+class SessionNews(SessionFacts):
+    """The part of a `Session` that listens."""
+
+    # ---- reading --------------------------------------------------------------------------------------------------
+
+    def _read_in_background(self, channel: Channel) -> None:
+        trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+
+    async def _read(self, channel: Channel, *, in_person: bool = False) -> None:
+        """Applies what the agent says, until the stream ends. As a system task it may raise nothing.
+
+        `in_person` does without that task, for a session that one task waits for from beginning to end (`run`). It
+        can be cancelled; then, and when the end keeps us waiting, a system task takes over.
+        """
+        finished = False
+        try:
+            while not finished:
+                try:
+                    finished = await self._read_on(channel, in_person=in_person)
+                except m.Nonsense as exc:
+                    self._disbelieve(str(exc), exc.term)
+                except (OSError, trio.ClosedResourceError) as exc:
+                    reset = isinstance(exc, ConnectionResetError)
+                    self._lose(None, never_read=reset and self._last_state() is State.STARTING)
+                    finished = True
+                except Exception as exc:  # ours; but in a system task it would end the whole trio.run
+                    _log.exception("reading from the agent of %r", self)
+                    self._disbelieve(f"what the agent said could not be applied: {exc!r}", None)
+                if in_person:
+                    break
+        finally:
+            if in_person and not finished:
+                self._read_in_background(channel)
+            else:
+                self._stop_reading(channel)
+
+    async def _read_on(self, channel: Channel, *, in_person: bool) -> bool:
+        """Until the stream's end (True); in person, until the end keeps us waiting (False)."""
+        while not (in_person and self._ended.is_set()):
+            if await self._read_once(channel):
+                return True
+        if not self._ends_with_its_namespace():
+            self._send(m.SHUTDOWN)
+        self._release_cgroup()
+        with trio.move_on_after(PATIENCE_SECONDS):
+            while not await self._read_once(channel):
+                pass
+            return True
+        return False
+
+    async def _read_once(self, channel: Channel) -> bool:
+        """What has arrived, applied; whether the stream has ended."""
+        data, fds = await channel.receive()
+        if self._disbelieved:
+            self._protocol.unclaimed.extend(fds)
+            return not data
+        for message, fd in self._protocol.feed(data, fds):
+            self._apply(message, fd)
+        if not data:
+            self._protocol.end_of_file()
+            self._lose(None)
+        return not data or self._protocol.is_idle
+
+    def _stop_reading(self, channel: Channel) -> None:
+        spoilt = bool(self._protocol.unclaimed) or self._disbelieved or self._condemned
+        for fd in self._protocol.unclaimed:
+            os.close(fd)
+        self._protocol.unclaimed.clear()
+        if self._protocol.is_idle and not spoilt and self._zygote is not None:
+            self._channel = None
+            self._zygote.keep(channel)
+        else:
+            channel.close()
+        self._gone.set()
+
+    def _disbelieve(self, message: str, term: object) -> None:
+        """After nonsense: have all killed, and believe nothing more until the stream's end."""
+        self._disbelieved = True
+        self._fail(lambda: AgentError(message, term), errno.EPROTO)
+        self._send(m.SHUTDOWN)
+        if self._channel is not None:
+            self._channel.stop_sending()  # so that the monitor ends, and does not wait for another request
+        self._kill_workload()
+
+    def _lose(self, status: int | None, *, never_read: bool = False) -> None:
+        """The stream has ended. Without a terminal event that is the agent's death."""
+        if self._ended.is_set():
+            return
+        state = self._last_state().value
+        self._never_read = never_read and self._host_pid is None and self._retryable
+        self._fail(lambda: AgentDied(status, state), errno.ECONNRESET, silent=self._never_read)
+
+    def _fail(
+        self, failure: Callable[[], LinxError], number: int, *, stage: str = "agent", silent: bool = False
+    ) -> None:
+        if self._ended.is_set():
+            return
+        self._protocol.state = State.FAILED
+        self._failure = failure
+        self._finish(None if silent else Failed(number, stage))
+
+    # ---- applying -------------------------------------------------------------------------------------------------
+
+    def _apply(self, message: m.Message, fd: int | None) -> None:
+        """One event. The protocol has checked that it may come now."""
+        if fd is None:
+            _APPLY[type(message)](self, message)
+        elif isinstance(message, m.Spawned):
+            self._host_pid = message.host_pid
+            self._pidfd = PidFd(fd)
+        else:
+            self._keep_opened(fd)
+
+    def _apply_parked(self, parked: m.Parked) -> None:
+        self._child_pid = parked.child_pid
+        request = cast("_request.Request", self._request)
+        if request.after_mapping is None:
+            self._ready()
+        else:
+            self._mapping = trio.Event()
+            trio.lowlevel.spawn_system_task(self._map_ids, request, self._mapping, name="linx: id maps")
+
+    def _apply_started(self, _: m.Started) -> None:
+        self._ran = True
+        self._tell(Running())
+        self._released.set()
+
+    def _apply_usage(self, report: m.UsageReport) -> None:
+        user, system, wall, max_rss, self._core_dumped = report
+        group = self._placement
+        killed, peak = (None, None) if group is None else (group.oom_killed(), group.memory_peak())
+        self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss, killed, peak)
+
+    def _apply_exit(self, end: m.Exit) -> None:
+        self._end(Exited(end.code))
+
+    def _apply_kill(self, end: m.Kill) -> None:
+        self._end(Signaled(end.signum, self._core_dumped))
+
+    def _apply_abortion(self, _: m.Abortion) -> None:
+        self._end(Aborted())
+
+    def _apply_refusal(self, refusal: m.Refusal) -> None:
+        request = cast("_request.Request", self._request)
+        self._failure = lambda: request.error_of(refusal)
+        self._finish(Failed(refusal.errno, refusal.stage))
+
+    def _apply_degraded(self, degraded: m.Degraded) -> None:
+        request = cast("_request.Request", self._request)
+        if self._batches and not self._batches[0].options:
+            return  # a verb's own affair
+        options = self._batches[0].options if self._batches else ()
+        index = degraded.step
+        option = options[index] if index in range(len(options)) else request.option_of(index)
+        if option not in self._degraded:
+            self._degraded.append(option)
+
+    def _apply_stepped(self, _: m.Stepped) -> None:
+        self._answer(None)
+
+    def _apply_remains(self, remains: m.Remains) -> None:
+        self._answer((remains.errno, remains.stage, remains.step))
+
+    def _apply_lost(self, lost: m.Lost) -> None:
+        self._lose(lost.status)
+
+    def _apply_idle(self, _: m.Idle) -> None:
+        """It is about the monitor; see `_stop_reading`."""
+
+    # ---- at the checkpoint ----------------------------------------------------------------------------------------
+
+    def _ready(self) -> None:
+        self._is_ready = True
+        self._tell(Ready(self.host_pid))
+        self._parked.set()
+
+    async def _map_ids(self, request: _request.Request, over: trio.Event) -> None:
+        """Between the child's parking and `Ready`, where only this side can write the maps of its user namespace."""
+        steps, origins = cast("tuple[list[m.Step], list[tuple[str, str]]]", request.after_mapping)
+        try:
+            try:
+                await self._write_maps(cast("Maps", self._workload.user))
+            finally:
+                over.set()
+            if self._ended.is_set():
+                return
+            await self._take_batch(Batch(steps, [thing for _, thing in origins], [option for option, _ in origins]))
+        except LinxError as exc:
+            if not self._ended.is_set():
+                error = exc
+                number = getattr(exc, "errno", None) or errno.ESRCH  # a `StateError` has none
+                self._fail(lambda: error, number, stage=getattr(exc, "stage", "uid_map"))
+                self._send(m.SHUTDOWN)
+            return
+        except Exception as exc:  # ours; but in a system task it would end the whole trio.run
+            _log.exception("mapping the ids of %r", self)
+            self._disbelieve(f"its ids could not be mapped: {exc!r}", None)
+            return
+        self._ready()
+        if self._workload.auto_proceed or self._proceeding:
+            self._proceeding = True
+            self._send(m.PROCEED)
+
+    async def _write_maps(self, maps: Maps) -> None:
+        """In a thread, for it may have to wait for ``newuidmap(1)``; and in one of its own, for those of the program
+        may all be waiting for workloads. It ends with the session.
+        """
+        from linx_trio import _idmap_files, _subids
+
+        if self._ended.is_set():
+            return
+        self._calls = calls = _subids.Calls()
+        with FdBag() as bag:  # pinned now: once the session is closed, the pidfd's number may be another one's
+            directory = open_pidfd(self._pidfd, "the workload", bag)
+            try:
+                await trio.to_thread.run_sync(
+                    _idmap_files.write_maps, directory, maps, calls, limiter=trio.CapacityLimiter(1)
+                )
+            except LinxError:
+                if not _idmap_files.is_ending(directory):
+                    raise
+                await self._ended.wait()  # how it ended is what counts, and the agent is about to say so
+
+    async def _take_batch(self, batch: Batch) -> None:
+        try:
+            frame = m.steps(batch.steps)
+        except (etf.CodecError, FramingError):
+            raise setup_error(errno.E2BIG, "request", batch.things[0], _TOO_LARGE) from None
+        batch.frame = frame
+        self._batches.append(batch)
+        if len(self._batches) == 1:  # else `_answer` does: the child's socket does not hold any number of them
+            self._send(frame)
+        await batch.over.wait()
+        if batch.error is not None:
+            raise batch.error
+        if not batch.done:
+            self._raise_failure()
+            raise NoProcess("steps", self.state)
+
+    def _keep_opened(self, fd: int) -> None:
+        if not self._batches or self._batches[0].fd is not None:
+            os.close(fd)
+            raise m.Nonsense("an fd that no step has opened")
+        self._batches[0].fd = fd
+        if not self._batches[0].wanted:
+            self._batches[0].close()
+
+    def _answer(self, refusal: tuple[int, str, int] | None) -> None:
+        """The oldest batch of steps has been answered."""
+        if not self._batches:
+            raise m.Nonsense("an answer to steps that were never sent")
+        batch = self._batches.popleft()
+        batch.done = refusal is None
+        if refusal is not None:
+            number, stage, index = refusal
+            thing = batch.things[index] if index in range(len(batch.things)) else None
+            step = batch.steps[index] if index in range(len(batch.steps)) else ()
+            hint = hint_for(stage, number, self._workload, step=step, entering=self._target is not None)
+            batch.error = setup_error(number, stage, thing, hint)
+        batch.over.set()
+        if self._batches:
+            self._send(self._batches[0].frame)
+        elif self._proceeding and self._is_ready:
+            self._send(m.PROCEED)
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+
+    def _end(self, outcome: Exited | Signaled | Aborted) -> None:
+        self._outcome = outcome
+        self._finish(outcome)
+
+    def _finish(self, last: Event | None) -> None:
+        if self._calls is not None:
+            self._calls.end()
+        self._ended.set()
+        self._released.set()
+        self._parked.set()
+        while self._batches:
+            self._batches.popleft().over.set()
+        if last is not None:
+            self._tell(last)
+            self._events.complete()
+        if self._closing:
+            self._release_cgroup()
+
+
+_APPLY: Mapping[type, Callable[[SessionNews, Any], None]] = {
+    m.Parked: SessionNews._apply_parked,
+    m.Started: SessionNews._apply_started,
+    m.UsageReport: SessionNews._apply_usage,
+    m.Exit: SessionNews._apply_exit,
+    m.Kill: SessionNews._apply_kill,
+    m.Abortion: SessionNews._apply_abortion,
+    m.Refusal: SessionNews._apply_refusal,
+    m.Degraded: SessionNews._apply_degraded,
+    m.Stepped: SessionNews._apply_stepped,
+    m.Remains: SessionNews._apply_remains,
+    m.Lost: SessionNews._apply_lost,
+    m.Idle: SessionNews._apply_idle,
+}
+"""What becomes of each event that brings no fd."""
