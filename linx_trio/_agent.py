@@ -30,7 +30,7 @@ from pathlib import Path
 import trio
 
 from linx_trio._build_id import source_hash
-from linx_trio._caller import Caller
+from linx_trio._caller import Caller, environment
 from linx_trio._cause_programs import REINSTALL, agent_refused
 from linx_trio._channel import Channel, is_silent
 from linx_trio._fd import after_fork, socket_pair
@@ -331,7 +331,7 @@ def reap() -> None:
 
 def _start(caller: Caller) -> Zygote:
     """The zygote of the caller's identity, in use; a new one if there is none."""
-    key = (os.environ.get(OVERRIDE), *caller.identity)
+    key = (environment().get(OVERRIDE.encode()), *caller.identity)
     with _lock:
         zygote = _zygotes.pop(key, None)
         if zygote is None:

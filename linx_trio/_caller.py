@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from linx_trio.errors import NotSupported
@@ -94,6 +95,12 @@ def read_file(path: str, directory: int | None = None) -> bytes:
         return os.read(fd, 16384)
     finally:
         os.close(fd)
+
+
+def environment() -> Mapping[bytes, bytes]:
+    """`os.environb`; or the plain dict that it wraps, for it converts each item that is looked at or looked for."""
+    wrapped = getattr(os.environb, "_data", None)
+    return wrapped if isinstance(wrapped, dict) else os.environb
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from linx_trio._caller import Caller, read_file
+from linx_trio._caller import Caller, environment, read_file
 from linx_trio._cause_kernel import unsealed
 from linx_trio._hints import hint_for
 from linx_trio._machine import Machine
@@ -207,10 +207,7 @@ def milliseconds(seconds: float) -> int:
 def _environment(env: Mapping[str, str] | None) -> tuple[bytes, ...]:
     if env is not None:
         return tuple(os.fsencode(f"{key}={value}") for key, value in env.items())
-    # os.environb converts each item when it is walked, which costs more than the rest of the request; what it wraps
-    # is a plain dict of bytes.
-    wrapped = getattr(os.environb, "_data", None)
-    return _assignments(tuple((wrapped if isinstance(wrapped, dict) else os.environb).items()))
+    return _assignments(tuple(environment().items()))
 
 
 @functools.lru_cache(maxsize=16)
