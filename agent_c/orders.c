@@ -137,16 +137,18 @@ void call_yourself(struct monitor *m, bool spare) {
 void hear_python(struct monitor *m) {
     struct etf_slice payload;
     inbox_fill(&m->in);
-    if (!m->port && m->in.end > m->in.start)
-        call_yourself(m, false);
     while (m->phase != ENDED && inbox_next(&m->in, &payload)) {
         if (m->phase == AWAITING && is_late(m, payload))
-            call_yourself(m, m->in.end == m->in.start);
-        else if (m->phase == AWAITING)
+            continue;
+        if (m->phase == AWAITING) {
+            call_yourself(m, false);
             take_request(m, payload);
-        else if (!obey(m, payload))
+        } else if (!obey(m, payload)) {
             m->odd = true, end_gracefully(m, 0);
+        }
     }
+    if (m->phase == AWAITING && m->in.end > m->in.start) /* the beginning of a request */
+        call_yourself(m, false);
     while (m->phase == ENDED && inbox_next(&m->in, &payload))
         m->odd |= !obey(m, payload);
     if (m->in.eof && !m->gone)
