@@ -302,17 +302,19 @@ def as_variant(argv_or_workload: Any, changes: Mapping[str, Any]) -> Workload:
 
 _Key = tuple[tuple[str, type, Any], ...]
 _ATOMS = frozenset({str, int, bool, type(None), Stdio})
+_ONLY_TEXT = frozenset({str})
+_LONG = 4096  # characters: more is not kept
 
 
 def _key(options: Mapping[str, Any]) -> _Key | None:
-    """What makes these options the same as others; `None` for those with a value that may change, or that equals
-    another which means something else.
+    """What makes these options the same as others; `None` for those with a value that may change, that equals another
+    which means something else, or that is long.
     """
     key = []
     for name, value in options.items():
         kind = type(value)
         if kind is list or kind is tuple or kind is set or kind is frozenset:
-            if not _ONLY_TEXT.issuperset(map(type, value)):
+            if not _ONLY_TEXT.issuperset(map(type, value)) or sum(map(len, value)) > _LONG:
                 return None
             kind = frozenset if kind in (set, frozenset) else tuple
             value = kind(value)
@@ -320,9 +322,6 @@ def _key(options: Mapping[str, Any]) -> _Key | None:
             return None
         key.append((name, kind, value))
     return tuple(key)
-
-
-_ONLY_TEXT = frozenset({str})
 
 
 @functools.lru_cache(maxsize=64)

@@ -739,6 +739,12 @@ def test_the_same_again_is_the_same_workload() -> None:
     assert (other.argv, other.namespaces) == (("true", "more"), {"pid", "uts"})
 
 
+def test_what_is_long_is_not_remembered() -> None:
+    argv = ["echo", "x" * 5000]
+    assert as_workload(argv, {}) is not as_workload(argv, {})
+    assert as_workload(argv, {}) == as_workload(argv, {})
+
+
 @pytest.mark.parametrize(("name", "right", "wrong"), [("no_new_privs", True, 1), ("nice", 1, True), ("uid", 0, False)])
 def test_what_only_equals_the_same_is_looked_at_for_itself(name: str, right: object, wrong: object) -> None:
     as_workload(["true"], {name: right})
