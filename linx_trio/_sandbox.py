@@ -15,7 +15,7 @@ from linx_trio._mount_entries import Bind, Dev, Proc, Tmpfs
 from linx_trio._mount_steps import Entry, absolute
 from linx_trio._mount_tree import File, Mask, Remount, Symlink
 from linx_trio._options import Argument
-from linx_trio._workload import Workload
+from linx_trio._workload import Workload, is_short_text
 
 READONLY = (
     "/usr", "/etc/alternatives", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl/certs",
@@ -63,7 +63,7 @@ def sandboxed(
     filtered = "seccomp" not in options
     there = tuple(path for path in shown if path not in _USUAL or os.path.lexists(path))
     key = (there, _merged() if "/usr" in there else (), tuple(kept), network, filtered, os.geteuid(), os.getegid())
-    if not options and type(argv) in (list, tuple) and all(type(argument) is str for argument in argv):
+    if not options and type(argv) in (list, tuple) and is_short_text(argv):
         return _of_program(tuple(argv), *key)
     usual = _preset(*key)
     if "mounts" in options:

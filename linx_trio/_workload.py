@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -314,7 +314,7 @@ def _key(options: Mapping[str, Any]) -> _Key | None:
     for name, value in options.items():
         kind = type(value)
         if kind is list or kind is tuple or kind is set or kind is frozenset:
-            if not _ONLY_TEXT.issuperset(map(type, value)) or sum(map(len, value)) > _LONG:
+            if not is_short_text(value):
                 return None
             kind = frozenset if kind in (set, frozenset) else tuple
             value = kind(value)
@@ -322,6 +322,11 @@ def _key(options: Mapping[str, Any]) -> _Key | None:
             return None
         key.append((name, kind, value))
     return tuple(key)
+
+
+def is_short_text(values: Collection[Any]) -> bool:
+    """Whether a list or the like is worth remembering by its value: it is of nothing but strings, and not long."""
+    return _ONLY_TEXT.issuperset(map(type, values)) and sum(map(len, values)) <= _LONG
 
 
 @functools.lru_cache(maxsize=64)
