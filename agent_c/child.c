@@ -1,8 +1,9 @@
 /* The child's error policy: report {errno, stage, index} and _exit.
  *
- * Unless it is going to park it shares the monitor's memory (CLONE_VM without CLONE_VFORK) and runs beside it on a stack of its own: copying page
- * tables, and the faults that follow, would cost more than all the rest up to execve(2). So it only reads what it is given,
- * writes to nothing but its stack, and makes its system calls without libc (raw.h), whose errno is the monitor's. */
+ * Unless it is going to park it shares its parent's memory (CLONE_VM without CLONE_VFORK), the monitor's or that of our pid 1,
+ * and runs beside it on a stack of its own: copying page tables, and the faults that follow, would cost more than all the rest
+ * up to execve(2). So it only reads what it is given, writes to nothing but its stack, and makes its system calls without libc
+ * (raw.h), whose errno is its parent's. */
 #include "child.h"
 
 #include <fcntl.h>
@@ -15,19 +16,14 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
+#include "clone.h"
 #include "enter.h"
+#include "frame.h"
 #include "mounts.h"
 #include "namespaces.h"
 #include "privileges.h"
 #include "raw.h"
 #include "reaper.h"
-
-#ifndef CLONE_PIDFD
-#define CLONE_PIDFD 0x00001000
-#endif
-#ifndef CLONE_INTO_CGROUP
-#define CLONE_INTO_CGROUP 0x200000000ULL
-#endif
 
 _Noreturn void child_leave(void) {
     (void)RAW1(exit_group, 127);
@@ -50,7 +46,7 @@ _Noreturn void child_refuse(int control, long error, enum stage stage, int index
     child_leave();
 }
 
-int child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count) {
+long child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count) {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(ADOPTION_FDS * sizeof(int))];
@@ -62,7 +58,7 @@ int child_tell_with_fds(int control, const struct child_message *message, const 
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(count * sizeof *fds);
     memcpy(CMSG_DATA(c), fds, count * sizeof *fds);
-    return (int)sendmsg(control, &msg, MSG_NOSIGNAL);
+    return RAW3(sendmsg, control, &msg, MSG_NOSIGNAL);
 }
 
 /* Dies with the monitor. The monitor is single-threaded, so its death is the death of the thread that prctl(2) means.
@@ -212,23 +208,13 @@ static size_t checkpoint_index(const struct request *q) {
  * monitor is dead. */
 static void park(int control, struct step_room *room) {
     for (;;) {
-        union {
-            struct cmsghdr header;
-            char space[CMSG_SPACE(sizeof(int))];
-        } with;
         char what = 0;
         int fd = -1;
-        struct iovec iov = {&what, 1};
-        struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &with, .msg_controllen = sizeof with};
-        long got = RAW3(recvmsg, control, &msg, MSG_CMSG_CLOEXEC);
-        if (got == -EINTR)
-            continue;
+        long got = receive_waiting(control, &what, 1, &fd);
         if (got == 1 && what == CHILD_GO)
             return;
-        struct cmsghdr *c = got == 1 ? CMSG_FIRSTHDR(&msg) : NULL;
-        if (what != CHILD_STEPS || c == NULL)
+        if (what != CHILD_STEPS || fd < 0)
             child_leave();
-        memcpy(&fd, CMSG_DATA(c), sizeof fd);
         run_batch(fd, room, control);
     }
 }
@@ -293,29 +279,20 @@ static bool has_step(const struct request *q, bool (*is_it)(const struct step *s
     return false;
 }
 
-/* We are pid 1 of the fresh namespace: the workload is below us. Returns in it, with its end of the pair on which pid 1 hands
- * over a network namespace, or -1. */
-static int be_init(const struct request *q, int control) {
-    int pair[2] = {-1, -1};
-    OWN_FD int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (proc < 0)
-        child_refuse(control, errno, STAGE_fork, -1);
-    if (has_step(q, step_is_of_init) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        child_refuse(control, errno, STAGE_fork, -1);
-    reaper_start(control, proc, true, pair[0]);
-    close_fd(&pair[0]); /* pid 1 alone has it: its end is the end of the file */
-    return pair[1];
+struct start {
+    const struct request *request;
+    int control;
+};
+
+/* A child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not be its
+ * parent's as well, as they are for processes that share their memory. And CLONE_NEWTIME, which lies in clone(2)'s byte for the
+ * exit signal, takes effect only for a child with memory of its own. */
+static bool may_share_memory(const struct request *q) {
+    return SHARES_MEMORY && q->auto_proceed && !(q->namespaces & CLONE_NEWTIME) && !has_step(q, step_needs_own_memory);
 }
 
-static _Noreturn void child_main(const struct request *q, int control) {
+static _Noreturn void workload_main(const struct request *q, int control, int init_net) {
     uint64_t none = 0;
-    int init_net = -1;
-    if (q->enters || q->init)
-        hold_only_the_workloads(q, control);
-    if (q->enters)
-        enter_namespaces(q, control);
-    else if (q->init)
-        init_net = be_init(q, control);
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     /* Its own process group in any case: `kill 0` in a script reaches that workload only. */
     long result = q->new_session ? RAW0(setsid) : RAW2(setpgid, 0, 0);
@@ -325,83 +302,76 @@ static _Noreturn void child_main(const struct request *q, int control) {
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
-    struct step_room room = {.terminal = -1, .root = -1, .empty_directory = -1, .null_device = -1, .init_net = init_net,
-                             .opened = -1};
+    struct step_room room = {.terminal = -1, .root = -1, .parent = -1, .empty_directory = -1, .null_device = -1,
+                             .init_net = init_net, .opened = -1};
     if (early)
         run_own_steps(q, 0, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);
     park(control, &room);
     run_own_steps(q, early ? checkpoint + 1 : 0, &room, control);
     die_with_monitor(control);
+    if (q->init && may_share_memory(q)) /* it is pid 1's memory too, which nobody who runs from here on may look into */
+        (void)RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     result = privileges_install_filters(&room);
     if (result < 0)
         child_refuse(control, -result, STAGE_seccomp_install, -1);
     execute(q, control);
 }
 
-/* ---- clone --------------------------------------------------------------------------------------------------- */
-
-#if defined(__SANITIZE_ADDRESS__)
-#define SHARES_MEMORY 0 /* it watches the stack that it knows */
-#else
-#define SHARES_MEMORY RAW_SYSCALLS
-#endif
-
-struct start {
+struct below_init {
     const struct request *request;
     int control;
+    int net[2]; /* a pair on which pid 1 hands over a network namespace, or -1 */
 };
 
-static int run_child(void *argument) {
-    const struct start *start = argument;
-    child_main(start->request, start->control);
+static int below_init(const void *context) {
+    const struct below_init *below = context;
+    if (below->net[0] >= 0)
+        (void)RAW1(close, below->net[0]); /* pid 1 alone has it: its end is the end of the file */
+    workload_main(below->request, below->control, below->net[1]);
 }
 
-/* A copy of this process. A container's seccomp filter cannot see clone3(2)'s flags, which lie in memory, and so says ENOSYS
- * to it (Docker's does, unless the container has CAP_SYS_ADMIN): then the older call will do, but for what only the newer one
- * can say. */
-static long copy_us(struct clone_request *args, size_t size) {
-    long pid = RAW2(clone3, args, size);
-    if (pid != -ENOSYS || (args->flags & (CLONE_INTO_CGROUP | CLONE_NEWTIME)))
-        return pid;
-    uint64_t flags = args->flags | args->exit_signal;
-#if defined(__s390__)
-    return RAW5(clone, 0, flags, args->pidfd, 0, 0);
-#else
-    return RAW5(clone, flags, 0, args->pidfd, 0, 0);
-#endif
+/* We are pid 1 of the fresh namespace: the workload is below us. */
+static _Noreturn void be_init(const struct request *q, int control) {
+    static struct below_init below; /* outlives this call, for the child that shares it */
+    below = (struct below_init){q, control, {-1, -1}};
+    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (proc < 0)
+        child_refuse(control, errno, STAGE_fork, -1);
+    if (has_step(q, step_is_of_init) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.net) < 0)
+        child_refuse(control, errno, STAGE_fork, -1);
+    reaper_start(&(struct reaper_request){.control = control, .proc = proc, .init = true, .net = below.net[0],
+                                          .shares_memory = may_share_memory(q), .go_on = below_init, .context = &below});
 }
 
-pid_t child_clone(uint64_t flags, uint64_t exit_signal, int *pidfd) {
-    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = exit_signal};
-    return (pid_t)copy_us(&args, CLONE_REQUEST_SIZE);
+static int begin_workload(const void *context) {
+    const struct start *start = context;
+    workload_main(start->request, start->control, -1);
 }
 
-/* The child gets a copy of our memory, as with fork(2). */
-static pid_t clone_copied(const struct start *start, uint64_t flags, int *pidfd) {
-    int cgroup = request_fd(start->request, FD_CGROUP);
-    struct clone_request args = {.flags = flags, .pidfd = (uint64_t)(uintptr_t)pidfd, .exit_signal = SIGCHLD};
-    if (cgroup >= 0) {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = (uint64_t)cgroup;
-    }
-    long pid = copy_us(&args, cgroup >= 0 ? sizeof args : CLONE_REQUEST_SIZE);
-    if (pid == 0)
-        (void)run_child((void *)(uintptr_t)start);
-    return (pid_t)pid;
+static int child_main(void *context) {
+    const struct start *start = context;
+    const struct request *q = start->request;
+    if (q->enters || q->init)
+        hold_only_the_workloads(q, start->control);
+    if (q->enters)
+        return enter_namespaces(q, start->control, begin_workload, start);
+    if (q->init)
+        be_init(q, start->control);
+    return begin_workload(start);
 }
+
+/* ---- clone --------------------------------------------------------------------------------------------------- */
 
 pid_t child_start(const struct request *request, int control, int *pidfd) {
-    static _Alignas(16) char stack[32768];
     static struct start start; /* outlives this call, for the child that shares it */
     start = (struct start){request, control};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    /* CLONE_NEWTIME lies in clone(2)'s byte for the exit signal, and takes effect only for a child with memory of its own.
-     * And a child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not
-     * be the monitor's as well, as they are for processes that share their memory. */
-    if (!SHARES_MEMORY || !request->auto_proceed || request->enters || request->init || (flags & CLONE_NEWTIME) ||
-        request_fd(request, FD_CGROUP) >= 0 || has_step(request, step_needs_own_memory))
-        return clone_copied(&start, flags, pidfd);
-    pid_t pid = clone(run_child, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), &start, pidfd);
-    return pid < 0 ? -errno : pid;
+    int cgroup = request_fd(request, FD_CGROUP);
+    if (may_share_memory(request) && !request->enters && !request->init && cgroup < 0)
+        return clone_sharing(flags, child_main, &start, pidfd);
+    pid_t pid = clone_copying(flags, SIGCHLD, cgroup, pidfd);
+    if (pid == 0)
+        _exit(child_main(&start));
+    return pid;
 }

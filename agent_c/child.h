@@ -36,7 +36,8 @@ pid_t child_start(const struct request *request, int control, int *pidfd);
 
 void child_say(int control, const struct child_message *message);
 enum { ADOPTION_FDS = 3 }; /* the most that travel with one message */
-int child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count);
+/* What sendmsg(2) says, or a negated errno. */
+long child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count);
 
 /* CHILD_REFUSED, and the end of the process. `error` is an errno. */
 _Noreturn void child_refuse(int control, long error, enum stage stage, int index);
@@ -44,14 +45,5 @@ _Noreturn void child_leave(void);
 
 /* Closes all fds but these. */
 void child_close_others(const int *kept, size_t count);
-
-/* fork(2) with `flags`; the child gets a copy of our memory. Its pid, 0 in it, or a negated errno. */
-pid_t child_clone(uint64_t flags, uint64_t exit_signal, int *pidfd);
-
-/* clone3(2)'s argument as of Linux 5.7. */
-struct clone_request {
-    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
-};
-enum { CLONE_REQUEST_SIZE = 64 }; /* up to and with `tls`, as of Linux 5.3 */
 
 #endif

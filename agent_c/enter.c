@@ -26,9 +26,9 @@
 #include <sys/stat.h>
 
 #include "child.h"
+#include "clone.h"
 #include "namespaces.h"
 #include "raw.h"
-#include "reaper.h"
 
 struct joining {
     const struct request *request;
@@ -99,7 +99,7 @@ static bool join_all(struct joining *j) {
     return has_pid;
 }
 
-void enter_namespaces(const struct request *request, int control) {
+int enter_namespaces(const struct request *request, int control, going_on *go_on, const void *context) {
     struct joining j = {.request = request, .control = control};
     struct child_message news = {CHILD_JOINED, 0, 0, 0};
     j.proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -108,7 +108,7 @@ void enter_namespaces(const struct request *request, int control) {
     open_namespaces(&j);
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     if (join_all(&j)) {
-        pid_t reaper = child_clone(CLONE_PARENT, 0, NULL);
+        pid_t reaper = clone_copying(CLONE_PARENT, 0, -1, NULL);
         if (reaper < 0)
             child_refuse(control, -reaper, STAGE_clone, -1);
         if (reaper > 0) {
@@ -116,9 +116,9 @@ void enter_namespaces(const struct request *request, int control) {
             child_say(control, &news);
             child_leave();
         }
-        reaper_start(control, j.proc, false, -1);
-    } else {
-        child_say(control, &news);
+        reaper_start(&(struct reaper_request){.control = control, .proc = j.proc, .net = -1, .go_on = go_on, .context = context});
     }
+    child_say(control, &news);
     close_fd(&j.proc);
+    return go_on(context);
 }

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "raw.h"
+
 ssize_t send_with_fd(int socket, const void *data, size_t length, int fd) {
     union {
         struct cmsghdr header;
@@ -56,6 +58,24 @@ ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t f
                 close_fd(&fd);
         }
     }
+    return got;
+}
+
+long receive_waiting(int socket, void *data, size_t size, int *fd) {
+    union {
+        struct cmsghdr header;
+        char space[CMSG_SPACE(sizeof(int))];
+    } with;
+    struct iovec iov = {data, size};
+    struct msghdr msg;
+    long got;
+    do {
+        msg = (struct msghdr){.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &with, .msg_controllen = sizeof with};
+        got = RAW3(recvmsg, socket, &msg, MSG_CMSG_CLOEXEC);
+    } while (got == -EINTR);
+    const struct cmsghdr *c = got >= 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+    if (c != NULL)
+        memcpy(fd, CMSG_DATA(c), sizeof *fd);
     return got;
 }
 
@@ -183,6 +203,11 @@ void frame_end(struct outbox *out, const struct etf_writer *w, int passenger) {
         out->passenger_at = out->used;
     }
     out->used = w->used;
+}
+
+void outbox_take_back(struct outbox *out) {
+    out->sent = out->used = 0;
+    close_fd(&out->passenger);
 }
 
 void outbox_flush(struct outbox *out) {

@@ -53,6 +53,9 @@ void inbox_forget(struct inbox *in);
 struct etf_writer frame_begin(struct outbox *out);
 void frame_end(struct outbox *out, const struct etf_writer *w, int passenger);
 
+/* Drops what the far side has not taken yet, which must be whole frames. */
+void outbox_take_back(struct outbox *out);
+
 /* Writes what the far side takes now. */
 void outbox_flush(struct outbox *out);
 
@@ -62,5 +65,9 @@ static inline bool outbox_empty(const struct outbox *out) { return out->broken |
 ssize_t send_with_fd(int socket, const void *data, size_t length, int fd);
 ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count,
                          bool *fds_lost);
+
+/* Waits for a message, which may come with one fd (else `*fd` stays as it is). What recvmsg(2) says, or a negated errno: it is
+ * for a child that shares its parent's memory (raw.h). */
+long receive_waiting(int socket, void *data, size_t size, int *fd);
 
 #endif

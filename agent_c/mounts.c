@@ -6,50 +6,22 @@
 #include <sys/mount.h>
 #include <sys/stat.h>
 
-#include "raw.h"
+#include "places.h"
 
 enum {
     TREE_CLONE = 1,
     RECURSIVELY = 0x8000, /* AT_RECURSIVE */
-    FD_TO_FD = 0x4 | 0x40, /* MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH */
-    IN_ROOT = 0x10,       /* RESOLVE_IN_ROOT */
+    FD_TO_NAME = 0x4,     /* MOVE_MOUNT_F_EMPTY_PATH */
+    FD_TO_FD = 0x4 | 0x40, /* and MOVE_MOUNT_T_EMPTY_PATH */
     SET_FLAG = 0, SET_STRING = 1, CREATE = 6, /* fsconfig(2) */
     CLOEXEC = 1,          /* of fsopen(2) and fsmount(2) */
     STRING_LIMIT = 255,   /* of fsconfig(2) */
     PAGE_LIMIT = 4095,    /* of mount(2), which cuts what is longer without a word */
-    LOOKUPS = 1000,
 };
 
 struct attributes { /* struct mount_attr */
     uint64_t set, clear, propagation, user_namespace;
 };
-
-static void drop(long fd) {
-    if (fd >= 0)
-        (void)RAW1(close, fd);
-}
-
-/* ---- looking up and making, below the root ------------------------------------------------------------------- */
-
-static long root_of(const struct step_room *room) {
-    return room->root >= 0 ? RAW3(fcntl, room->root, F_DUPFD_CLOEXEC, 3)
-                           : RAW4(openat, AT_FDCWD, "/", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
-}
-
-static long open_below(const struct step_room *room, const char *path, uint64_t flags, uint64_t mode) {
-    struct {
-        uint64_t flags, mode, resolve;
-    } how = {flags | O_CLOEXEC, mode, IN_ROOT};
-    long root = room->root >= 0 ? room->root : root_of(room);
-    if (root < 0)
-        return root;
-    long fd = -EAGAIN; /* as long as anything on this machine is mounted or renamed while a ".." is crossed */
-    for (int i = 0; i < LOOKUPS && fd == -EAGAIN; i++)
-        fd = RAW4(openat2, root, path, &how, sizeof how);
-    if (room->root < 0)
-        drop(root);
-    return fd;
-}
 
 /* mount(2), umount2(2) and pivot_root(2) take paths only. "." is one that needs no /proc, in which we might not be. */
 static long work_in(long directory) {
@@ -66,80 +38,28 @@ static void work_again_in(long directory) {
     drop(directory);
 }
 
-/* The directory that the path's last component is in, made where it is missing; the component itself in `*name`. */
-static long open_parent(const struct step_room *room, const char *path, const char **name) {
-    char prefix[4096];
-    size_t length = strlen(path);
-    if (length >= sizeof prefix)
-        return -ENAMETOOLONG;
-    long parent = root_of(room);
-    *name = path;
-    for (size_t i = 0; i <= length && parent >= 0; i++) {
-        if (path[i] != '/' || path + i == *name) { /* not at the end of a component */
-            if (path[i] == '/')
-                *name = path + i + 1;
-            continue;
-        }
-        size_t rest = strspn(path + i, "/");
-        if (path[i + rest] == '\0') /* slashes at the end */
-            break;
-        memcpy(prefix, path, i);
-        prefix[i] = '\0';
-        long next = open_below(room, prefix, O_PATH | O_DIRECTORY, 0);
-        if (next == -ENOENT) {
-            long made = RAW3(mkdirat, parent, prefix + (*name - path), 0755);
-            next = made < 0 && made != -EEXIST ? made : open_below(room, prefix, O_PATH | O_DIRECTORY, 0);
-        }
-        drop(parent);
-        parent = next;
-        *name = path + i + rest;
-        i += rest - 1;
-    }
-    return parent;
-}
-
-/* A place to mount on: a directory, or a file for a file. */
-static long open_mount_point(const struct step_room *room, const char *path, bool directory) {
-    long found = open_below(room, path, O_PATH, 0);
-    if (found != -ENOENT)
-        return found;
-    const char *name;
-    long parent = open_parent(room, path, &name);
-    if (parent < 0)
-        return parent;
-    long made = directory ? RAW3(mkdirat, parent, name, 0755)
-                          : RAW4(openat, parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
-    if (made >= 0 && directory)
-        made = RAW4(openat, parent, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
-    drop(parent);
-    return made == -EEXIST ? open_below(room, path, O_PATH, 0) : made;
-}
+/* ---- making -------------------------------------------------------------------------------------------------- */
 
 long mount_make_dir(const struct step *s, struct step_room *room) {
     const char *name;
-    long found = open_below(room, s->text[0], O_PATH | O_DIRECTORY, 0);
-    if (found >= 0 || found != -ENOENT) {
-        drop(found);
-        return found < 0 ? found : 0;
-    }
-    long parent = open_parent(room, s->text[0], &name);
+    long parent = place_parent(room, s->text[0], &name);
     if (parent < 0)
         return parent;
-    long result = RAW3(mkdirat, parent, name, s->number[0]);
-    if (result >= 0) /* all of it: mkdir(2) leaves bits out */
-        result = RAW3(fchmodat, parent, name, s->number[0]);
-    drop(parent);
-    return result;
+    long result = *name == '\0' ? -EEXIST : RAW3(mkdirat, parent, name, s->number[0]);
+    if (result != -EEXIST) /* all of it: mkdir(2) leaves bits out */
+        return result < 0 ? result : RAW3(fchmodat, parent, name, s->number[0]);
+    long found = place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+    drop(found);
+    return found < 0 ? found : 0;
 }
 
 long mount_make_file(const struct step *s, struct step_room *room) {
     const char *name;
-    long parent = open_parent(room, s->text[0], &name);
+    long parent = place_parent(room, s->text[0], &name);
     if (parent < 0)
         return parent;
-    drop(parent);
     /* O_NONBLOCK: nobody waits for the reader of a FIFO. */
-    long fd = open_below(room, s->text[0], O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, (uint64_t)s->number[0]);
+    long fd = place_open(room, s->text[0], O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, (uint64_t)s->number[0]);
     if (fd < 0)
         return fd;
     long result = RAW2(fchmod, fd, s->number[0]);
@@ -154,7 +74,7 @@ long mount_make_file(const struct step *s, struct step_room *room) {
 long mount_make_symlink(const struct step *s, struct step_room *room) {
     char there[4096];
     const char *name;
-    long parent = open_parent(room, s->text[1], &name);
+    long parent = place_parent(room, s->text[1], &name);
     if (parent < 0)
         return parent;
     long result = RAW3(symlinkat, s->text[0], parent, name);
@@ -163,7 +83,6 @@ long mount_make_symlink(const struct step *s, struct step_room *room) {
         if (length == (long)strlen(s->text[0]) && memcmp(there, s->text[0], (size_t)length) == 0)
             result = 0;
     }
-    drop(parent);
     return result;
 }
 
@@ -175,11 +94,23 @@ static long set_attributes(long mount, int64_t set, int64_t clear, int64_t propa
     return RAW5(mount_setattr, mount, "", flags, &attributes, sizeof attributes);
 }
 
-/* Both fds are ours to close. */
+/* The target's fd is ours to close. */
 static long move_onto(long mount, long target) {
     long result = target < 0 ? target : RAW5(move_mount, mount, "", target, "", FD_TO_FD);
     drop(target);
-    drop(mount);
+    return result;
+}
+
+/* What has just been made there is named and not opened again; no symlink in its place would be followed. */
+static long move_to(struct step_room *room, long mount, const char *path, bool directory) {
+    const char *name;
+    long parent, result = place_make(room, path, directory, &parent, &name);
+    if (result >= 0)
+        result = RAW5(move_mount, mount, "", parent, name, FD_TO_NAME);
+    else if (result == -EEXIST)
+        result = move_onto(mount, place_open(room, path, O_PATH, 0));
+    if (directory) /* paths lead elsewhere now */
+        place_forget_parent(room);
     return result;
 }
 
@@ -196,11 +127,10 @@ long mount_bind(const struct step *s, struct step_room *room) {
     long result = s->number[0] != 0 ? set_attributes(tree, s->number[0], 0, 0, recursively) : 0;
     if (result >= 0)
         result = RAW4(newfstatat, tree, "", &what, AT_EMPTY_PATH);
-    if (result < 0) {
-        drop(tree);
-        return result;
-    }
-    return move_onto(tree, open_mount_point(room, s->text[1], S_ISDIR(what.st_mode)));
+    if (result >= 0)
+        result = move_to(room, tree, s->text[1], S_ISDIR(what.st_mode));
+    drop(tree);
+    return result;
 }
 
 /* The options are separated by commas; a comma in one has a backslash before it. `take` gets each, without backslashes. */
@@ -239,10 +169,14 @@ static bool has_long_option(const char *options) {
 }
 
 /* fsconfig(2) takes no long values, of which overlayfs has some. mount(2) does. */
-static long mount_the_old_way(const struct step *s, const struct step_room *room) {
+static long mount_the_old_way(const struct step *s, struct step_room *room) {
+    const char *name;
+    long parent;
     if (strlen(s->text[3]) > PAGE_LIMIT)
         return -E2BIG;
-    long target = open_mount_point(room, s->text[2], true);
+    long made = place_make(room, s->text[2], true, &parent, &name);
+    place_forget_parent(room);
+    long target = made < 0 && made != -EEXIST ? made : place_open(room, s->text[2], O_PATH, 0);
     long before = target < 0 ? target : work_in(target);
     drop(target);
     if (before < 0)
@@ -272,11 +206,15 @@ long mount_new(const struct step *s, struct step_room *room) {
     if (has_long_option(s->text[3]))
         return mount_the_old_way(s, room);
     long mount = new_mount(s);
-    return mount < 0 ? mount : move_onto(mount, open_mount_point(room, s->text[2], true));
+    if (mount < 0)
+        return mount;
+    long result = move_to(room, mount, s->text[2], true);
+    drop(mount);
+    return result;
 }
 
 long mount_remount(const struct step *s, struct step_room *room) {
-    long mount = open_below(room, s->text[0], O_PATH, 0);
+    long mount = place_open(room, s->text[0], O_PATH, 0);
     if (mount < 0)
         return mount;
     long result = set_attributes(mount, s->number[0], s->number[1], 0, s->number[2] != 0);
@@ -288,15 +226,17 @@ enum { HARMLESS = 1 | 2 | 4 | 8 }; /* MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC *
 
 /* What is there becomes a mount of its own, and read-only. What is not there needs no protection. */
 long mount_protect(const struct step *s, struct step_room *room) {
-    long place = open_below(room, s->text[0], O_PATH, 0);
+    long place = place_open(room, s->text[0], O_PATH, 0);
     if (place < 0)
         return place == -ENOENT ? 0 : place;
     long tree = RAW3(open_tree, place, "", TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH | RECURSIVELY);
     long result = tree < 0 ? tree : set_attributes(tree, HARMLESS, 0, 0, true);
     if (result >= 0)
-        return move_onto(tree, place);
+        result = move_onto(tree, place);
+    else
+        drop(place);
     drop(tree);
-    drop(place);
+    place_forget_parent(room);
     return result;
 }
 
@@ -328,7 +268,7 @@ static long put_cover(int *kept, bool directory, long place) {
 /* What is there is covered: a directory by an empty one, a file by the null device. */
 long mount_mask(const struct step *s, struct step_room *room) {
     struct stat what;
-    long place = open_below(room, s->text[0], O_PATH, 0);
+    long place = place_open(room, s->text[0], O_PATH, 0);
     if (place < 0)
         return place == -ENOENT ? 0 : place;
     long result = RAW4(newfstatat, place, "", &what, AT_EMPTY_PATH);
@@ -336,17 +276,20 @@ long mount_mask(const struct step *s, struct step_room *room) {
     if (result >= 0)
         result = put_cover(directory ? &room->empty_directory : &room->null_device, directory, place);
     drop(place);
+    if (directory)
+        place_forget_parent(room);
     return result;
 }
 
 void mounts_forget(struct step_room *room) {
+    place_forget_parent(room);
     drop(room->empty_directory);
     drop(room->null_device);
     room->empty_directory = room->null_device = -1;
 }
 
 long mount_propagation(const struct step *s, struct step_room *room) {
-    long mount = open_below(room, s->text[0], O_PATH, 0);
+    long mount = place_open(room, s->text[0], O_PATH, 0);
     if (mount < 0)
         return mount;
     long result = set_attributes(mount, 0, 0, s->number[0], s->number[1] != 0);
@@ -364,16 +307,18 @@ long mount_private(const struct step *s, struct step_room *unused) {
 
 long mount_move(const struct step *s, struct step_room *room) {
     struct stat what;
-    long mount = open_below(room, s->text[0], O_PATH, 0);
+    long mount = place_open(room, s->text[0], O_PATH, 0);
     long result = mount < 0 ? mount : RAW4(newfstatat, mount, "", &what, AT_EMPTY_PATH);
     if (result >= 0)
-        return move_onto(mount, open_mount_point(room, s->text[1], S_ISDIR(what.st_mode)));
+        result = move_to(room, mount, s->text[1], S_ISDIR(what.st_mode));
     drop(mount);
+    place_forget_parent(room); /* where it was, paths lead elsewhere as well */
     return result;
 }
 
 /* By its path alone: an fd of the mount would keep it busy. The root is our own by now, so no symlink leads out of it. */
 long mount_umount(const struct step *s, struct step_room *room) {
+    place_forget_parent(room);
     return room->root >= 0 ? -EINVAL : RAW2(umount2, s->text[0], s->number[0]);
 }
 
@@ -397,6 +342,7 @@ long mount_root(const struct step *s, struct step_room *room) {
         drop(mount);
         return result;
     }
+    place_forget_parent(room);
     drop(room->root);
     room->root = (int)mount;
     room->root_is_unbindable = true;
@@ -409,6 +355,7 @@ long mount_pivot_root(const struct step *s, struct step_room *room) {
         return -EINVAL;
     long result = room->root_is_unbindable ? set_attributes(room->root, 0, 0, MS_PRIVATE, false) : 0;
     long before = result < 0 ? result : work_in(room->root);
+    place_forget_parent(room);
     drop(room->root);
     room->root = -1;
     if (before < 0)

@@ -1,8 +1,7 @@
 /* mount(2) and its successors, as steps of the child; and what has to exist for them.
  *
- * Where something is mounted or made is always named as seen from the root that is being built, and looked up with openat2(2)
- * and RESOLVE_IN_ROOT: no symlink leads out of it, whoever made what is in there. Mounts are moved from one fd onto another
- * (open_tree(2), fsmount(2), move_mount(2)), so that between the look-up and the mount nothing can be exchanged. */
+ * Where that is, places.h says. Mounts are moved by fds (open_tree(2), fsmount(2), move_mount(2)) onto an fd, or onto what has just
+ * been made in a directory that is held: between the look-up and the mount nothing can be exchanged for a way out. */
 #ifndef LINX_MOUNTS_H
 #define LINX_MOUNTS_H
 

@@ -14,13 +14,10 @@
 #include <sys/wait.h>
 
 #include "child.h"
+#include "clone.h"
 #include "frame.h"
 #include "raw.h"
 #include "subtree.h"
-
-#ifndef CLONE_PIDFD
-#define CLONE_PIDFD 0x00001000
-#endif
 
 struct reaper {
     int control;
@@ -89,18 +86,21 @@ static int kill_round(const struct reaper *r) {
 
 /* ---- reaping ------------------------------------------------------------------------------------------------- */
 
+static bool has_executed(const struct reaper *r) {
+    struct process_stat stat;
+    return (r->init ? subtree_stat_of(r->stat, &stat) : subtree_stat(r->proc, r->outside, &stat)) && stat.has_executed;
+}
+
 static void tell_of_the_end(struct reaper *r) {
     siginfo_t info = {0};
     struct reaper_news news = {0};
-    struct process_stat stat = {0};
     /* The bare call has a fifth argument: what it used, without reaping it. */
     if (r->told || RAW5(waitid, P_PID, r->workload, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, &news.usage) < 0 ||
         info.si_pid == 0)
         return;
     int core = info.si_code == CLD_DUMPED ? 0x80 : 0;
     news.status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status | core;
-    bool is_known = r->init ? subtree_stat_of(r->stat, &stat) : subtree_stat(r->proc, r->outside, &stat);
-    news.has_executed = info.si_code == CLD_EXITED || (is_known && stat.has_executed);
+    news.has_executed = info.si_code == CLD_EXITED || has_executed(r);
     (void)send(r->control, &news, sizeof news, MSG_DONTWAIT | MSG_NOSIGNAL);
     r->told = true;
 }
@@ -185,17 +185,38 @@ static _Noreturn void run(int control, int proc, pid_t workload, int pidfd, bool
 
 /* ---- starting ------------------------------------------------------------------------------------------------ */
 
+/* What the workload's side of it needs. */
+struct below {
+    const struct reaper_request *request;
+    int reaper[2]; /* the pair between reaper and monitor */
+    int dumpable;  /* as we were */
+};
+
 /* The workload's first act: its pid as it sees it, its pidfd, the reaper's other end and the init's pidfd, for the monitor. */
-static void introduce(int control, int reaper_end) {
-    OWN_FD int reaper = reaper_end;
-    OWN_FD int self = (int)RAW2(pidfd_open, RAW0(getpid), 0);
-    struct child_message news = {CHILD_ADOPTED, 0, 0, (int32_t)RAW0(getpid)};
-    (void)prctl(PR_SET_NAME, "linx-monitor", 0, 0, 0); /* like every other parked child; our forker was a reaper by name already */
-    OWN_FD int init = (int)RAW2(pidfd_open, 1, 0); /* not there: everything here ends just now */
+static void introduce(const struct below *below) {
+    int control = below->request->control, reaper = below->reaper[1];
+    long own = RAW0(getpid), self = RAW2(pidfd_open, own, 0);
+    long init = RAW2(pidfd_open, 1, 0); /* not there: everything here ends just now */
+    struct child_message news = {CHILD_ADOPTED, 0, 0, (int32_t)own};
+    /* Like every other parked child; our forker was a reaper by name already. */
+    (void)RAW5(prctl, PR_SET_NAME, "linx-monitor", 0, 0, 0);
     if (self < 0 || init < 0)
         child_refuse(control, self < 0 ? -self : -init, STAGE_clone, -1);
-    if (child_tell_with_fds(control, &news, (const int[]){self, reaper, init}, ADOPTION_FDS) < 0)
-        child_refuse(control, errno, STAGE_clone, -1);
+    long told = child_tell_with_fds(control, &news, (const int[]){(int)self, reaper, (int)init}, ADOPTION_FDS);
+    if (told < 0)
+        child_refuse(control, -told, STAGE_clone, -1);
+    const int done_with[] = {(int)self, (int)init, reaper, below->reaper[0], below->request->proc};
+    for (size_t i = 0; i < COUNT_OF(done_with); i++)
+        (void)RAW1(close, done_with[i]);
+}
+
+/* The workload's own memory gets its flag back: else its files in /proc, the id maps among them, would not be its own. */
+static int run_below(void *context) {
+    const struct below *below = context;
+    if (!below->request->shares_memory)
+        (void)RAW5(prctl, PR_SET_DUMPABLE, below->dumpable == 1, 0, 0, 0);
+    introduce(below);
+    return below->request->go_on(below->request->context);
 }
 
 static void make_net(int proc, int net_end) {
@@ -207,39 +228,50 @@ static void make_net(int proc, int net_end) {
     (void)send_with_fd(net, &error, sizeof error, made);
 }
 
-/* Clones; the parent is a reaper from then on, with `pair` (if there is one) its line to the monitor. Returns in the child. */
-static void reap_for(int control, int proc, const int *pair, bool init, int net) {
-    int pidfd = -1;
+static void adopt_orphans(const struct reaper_request *q) {
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
-        child_refuse(control, errno, STAGE_fork, -1);
-    /* Before there is anybody inside who could look into us. The workload's own memory gets its flag back: else its files in
-     * /proc, the id maps among them, would not be its own. */
-    int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
-    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-    pid_t pid = child_clone(CLONE_PIDFD, SIGCHLD, &pidfd);
-    if (pid < 0)
-        child_refuse(control, -pid, STAGE_clone, -1);
-    if (pid == 0) {
-        (void)prctl(PR_SET_DUMPABLE, dumpable == 1, 0, 0, 0);
-        return;
-    }
-    int kept[] = {proc, pidfd, pair != NULL ? pair[0] : -1, net};
-    child_close_others(kept, COUNT_OF(kept));
-    if (net >= 0)
-        make_net(proc, net);
-    run(kept[2], proc, pid, pidfd, init);
+        child_refuse(q->control, errno, STAGE_fork, -1);
 }
 
-void reaper_start(int control, int proc, bool init, int net) {
-    int pair[2];
+static _Noreturn void reap_for(const struct reaper_request *q, int control, pid_t pid, int pidfd) {
+    int kept[] = {q->proc, pidfd, control, q->net};
+    if (pid < 0)
+        child_refuse(q->control, -pid, STAGE_clone, -1);
+    child_close_others(kept, COUNT_OF(kept));
+    if (q->net >= 0)
+        make_net(q->proc, q->net);
+    run(control, q->proc, pid, pidfd, q->init);
+}
+
+/* Nobody may look into us once there is anybody inside. A workload that is to share our memory sees to that itself, when it has
+ * written what only the dumpable may (its id maps); until then nobody else is here, for it does not park. */
+static _Noreturn void reap_workload(const struct reaper_request *q) {
+    static struct below below; /* outlives this call, for the child that shares it */
+    int pidfd = -1;
+    below = (struct below){.request = q, .dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)};
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.reaper) < 0)
+        child_refuse(q->control, errno, STAGE_fork, -1);
+    adopt_orphans(q);
+    if (q->shares_memory) {
+        pid_t pid = clone_sharing(CLONE_PIDFD, run_below, &below, &pidfd);
+        reap_for(q, below.reaper[0], pid, pidfd);
+    }
+    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    pid_t pid = clone_copying(CLONE_PIDFD, SIGCHLD, -1, &pidfd);
+    if (pid == 0)
+        _exit(run_below(&below));
+    reap_for(q, below.reaper[0], pid, pidfd);
+}
+
+_Noreturn void reaper_start(const struct reaper_request *q) {
+    int pidfd = -1;
     (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
-    if (!init) { /* as pid 1 it cannot be killed from inside, and takes all with it when it is from outside */
-        reap_for(control, proc, NULL, false, -1);
+    if (!q->init) { /* as pid 1 it cannot be killed from inside, and takes all with it when it is from outside */
+        adopt_orphans(q);
+        pid_t pid = clone_copying(CLONE_PIDFD, SIGCHLD, -1, &pidfd);
+        if (pid != 0)
+            reap_for(q, -1, pid, pidfd);
         (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
     }
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-        child_refuse(control, errno, STAGE_fork, -1);
-    reap_for(control, proc, pair, init, net);
-    (void)close(pair[0]);
-    introduce(control, pair[1]);
+    reap_workload(q);
 }

@@ -21,13 +21,25 @@ struct reaper_news {
     struct rusage usage;
 };
 
-/* Becomes a reaper, with the workload below it: returns in the workload, which has introduced itself over `control`. `proc` is
- * an fd of the /proc outside; the one inside may be missing. As `init` it is pid 1: it passes on the signals that it gets, and the
- * namespace ends with the workload.
- *
- * A fresh network namespace takes the kernel as long as all others together. So where the workload has something else to do
- * first, pid 1 makes it meanwhile, and hands it over on `net`, or an errno (an int32_t, 0 with the fd). -1: not wanted. */
-void reaper_start(int control, int proc, bool init, int net);
+/* Where the workload goes on when it has introduced itself. It does not return; the result is for clone(2)'s sake. */
+typedef int going_on(const void *context);
+
+struct reaper_request {
+    int control; /* to the monitor, for the workload */
+    int proc;    /* the /proc outside; the one inside may be missing */
+    /* As pid 1 it passes on the signals that it gets, and the namespace ends with the workload. */
+    bool init;
+    /* The workload runs in our memory until it executes (child.c); it must see to it that we are not dumpable before it does. */
+    bool shares_memory;
+    /* A fresh network namespace takes the kernel as long as all others together. So where the workload has something else to do
+     * first, pid 1 makes it meanwhile, and hands it over here, or an errno (an int32_t, 0 with the fd). -1: not wanted. */
+    int net;
+    going_on *go_on;
+    const void *context;
+};
+
+/* Becomes a reaper, with the workload below it. */
+_Noreturn void reaper_start(const struct reaper_request *request);
 
 /* A process' pid as the holder of `proc` sees it, by its pidfd; 0 if it is gone. */
 pid_t pid_of_pidfd(int proc, int pidfd);

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <linux/netlink.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
@@ -132,17 +131,14 @@ static long step_net_of_init(const struct step *s, struct step_room *room) {
     (void)s;
     int32_t error = ECONNRESET; /* it has been killed, and we shall be */
     int fd = -1;
-    size_t fd_count = 0;
-    bool lost;
-    struct pollfd p = {room->init_net, POLLIN, 0};
     if (room->init_net < 0)
         return -EINVAL;
-    while (poll(&p, 1, -1) < 0)
-        continue;
-    (void)receive_with_fds(room->init_net, &error, sizeof error, &fd, 1, &fd_count, &lost);
-    close_fd(&room->init_net);
+    (void)receive_waiting(room->init_net, &error, sizeof error, &fd);
+    (void)RAW1(close, room->init_net);
+    room->init_net = -1;
     long result = error != 0 ? -error : fd < 0 ? -EMFILE : RAW2(setns, fd, CLONE_NEWNET);
-    close_fd(&fd);
+    if (fd >= 0)
+        (void)RAW1(close, fd);
     return result;
 }
 

@@ -24,6 +24,9 @@ struct step_room {
     ino_t dev_inode;
     int root;                /* the root that mount points are below, until it is pivoted into; -1: "/" */
     bool root_is_unbindable; /* until then, unless something else was asked for */
+    int parent;              /* the directory where something was made last, or -1 */
+    const char *parent_path; /* which begins with its path, of that length; a step's text */
+    size_t parent_length;
     int empty_directory, null_device; /* mounts that mask something, or -1 */
     int init_net;            /* where pid 1 hands us its network namespace, or -1 */
     int opened;              /* for Python, or -1 */

@@ -71,15 +71,20 @@ async def test_the_workload_is_pid_2(rights: Rights) -> None:
     assert not exists(init)
 
 
-async def test_pid_1_holds_nothing_of_the_workloads_and_is_not_dumpable() -> None:
-    """Nobody inside can look into it, reach its fds, or keep a pipe of the workload open by it."""
+@pytest.mark.parametrize("auto_proceed", [True, False])
+async def test_pid_1_holds_nothing_of_the_workloads_and_is_not_dumpable(auto_proceed: bool) -> None:
+    """Nobody inside can look into it, reach its fds, or keep a pipe of the workload open by it. Before it executes, a
+    workload that parks has memory of its own, and any other has that of pid 1.
+    """
     script = (
         "for f in environ maps fd/0 exe cwd root mem; do "
         '(cat /proc/1/$f || readlink /proc/1/$f) >/dev/null 2>&1 && echo "reached $f"; done; '
         "kill -KILL 1; kill -STOP 1; echo alive"
     )
     options = rootless("pid", "mount") | {"mounts": [linx.mount.Proc()], "init": True, "stdout": linx.PIPE}
-    async with linx.spawn(["sh", "-c", script], auto_proceed=True, **options) as s:
+    async with linx.spawn(["sh", "-c", script], auto_proceed=auto_proceed, **options) as s:
+        if not auto_proceed:
+            await s.proceed()
         assert s.stdout is not None
         with trio.fail_after(DEADLINE):
             output = b"".join([chunk async for chunk in s.stdout])
