@@ -5,7 +5,7 @@
 #include "monitor.h"
 
 const char *const monitor_events[] = {"spawned", "ready", "opened", "stepped",  "running", "exited", "signaled", "aborted",
-                                      "idle",    "error",   "remains", "degraded", "usage",   "lost",   NULL};
+                                      "idle",    "error",   "remains", "degraded", "usage",   "ran",     "lost",   NULL};
 
 void emit_status(struct monitor *m, const char *name, const int64_t *argument, int passenger) {
     struct etf_writer w = frame_begin(&m->out);
@@ -40,6 +40,18 @@ void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool 
     etf_put_integer(&w, ran ? now_us() - m->granted_at : 0);
     etf_put_integer(&w, (int64_t)usage->ru_maxrss * 1024);
     etf_put_atom(&w, WIFSIGNALED(status) && WCOREDUMP(status) ? "true" : "false");
+    frame_end(&m->out, &w, -1);
+}
+
+void emit_ran(struct monitor *m, pid_t pid, int code, const struct rusage *usage) {
+    outbox_take_back(&m->out);
+    struct etf_writer w = frame_begin(&m->out);
+    const int64_t numbers[] = {pid, m->child_pid, code, microseconds(usage->ru_utime), microseconds(usage->ru_stime),
+                               now_us() - m->granted_at, (int64_t)usage->ru_maxrss * 1024};
+    etf_put_tuple(&w, 1 + COUNT_OF(numbers));
+    etf_put_atom(&w, "ran");
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        etf_put_integer(&w, numbers[i]);
     frame_end(&m->out, &w, -1);
 }
 

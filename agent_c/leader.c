@@ -79,6 +79,7 @@ static void obey_child(struct monitor *m, const struct child_message *news, int 
         child_parked(m);
         break;
     case CHILD_DEGRADED:
+        m->told = true;
         if (!m->port)
             emit_refusal(m, "degraded", news);
         break;
@@ -149,6 +150,7 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     int64_t code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
     bool ran = m->phase == RUNNING;
     bool known = m->leader > 0;
+    pid_t pid = m->leader;
     m->leader = 0;
     m->phase = ENDED;
     m->hold_until = m->quiet && m->init && m->reaper > 0 ? now_us() + QUIET_HOLD_US : 0; /* pid 1 is about to go, too */
@@ -163,6 +165,8 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
         emit_error(m, ESRCH, STAGE_clone, -1);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
         emit_error(m, EPROTO, STAGE_execve, -1);
+    } else if (m->quiet && ran && !m->told && !WIFSIGNALED(status)) {
+        emit_ran(m, pid, (int)code, usage);
     } else {
         if (!m->port)
             emit_usage(m, status, usage, ran);

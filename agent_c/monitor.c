@@ -84,8 +84,10 @@ int monitor_run(int in, int out, int signals, bool port) {
             offer_again(&m);
             m.hold_until = 0;
         }
-        if (m.hold_until == 0)
+        if (m.hold_until == 0) {
+            m.told |= !outbox_empty(&m.out);
             outbox_flush(&m.out);
+        }
         if (m.out.congested)
             m.hold_until = now_us() + HOLD_US;
         if (over && outbox_empty(&m.out)) {
@@ -101,7 +103,7 @@ int monitor_run(int in, int out, int signals, bool port) {
             {m.signals, POLLIN, 0},
             {holding && m.quiet ? -1 : m.control, holding ? 0 : POLLIN, 0},
             {outbox_empty(&m.out) || m.hold_until > 0 ? -1 : m.out.fd, POLLOUT, 0},
-            {m.reaper_control, POLLIN, 0},
+            {m.phase == ENDED && m.init ? -1 : m.reaper_control, POLLIN, 0}, /* pid 1's own end is a signal */
         };
         if (poll(fds, COUNT_OF(fds), poll_timeout(&m)) < 0)
             continue;

@@ -64,6 +64,7 @@ struct monitor {
     struct child_message refusal;
     bool linger;
     bool quiet;
+    bool told; /* Python knows something of it already, or is to be told what `ran` does not say */
     int64_t orphan_grace_us, granted_at, hold_until;
     bool killing;
     int64_t kill_at;      /* when the grace is over; 0: none is running */
@@ -81,6 +82,9 @@ void emit_status(struct monitor *m, const char *name, const int64_t *argument, i
 void emit_refusal(struct monitor *m, const char *name, const struct child_message *news);
 void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool ran);
 void emit_error(struct monitor *m, int error, enum stage stage, int index);
+
+/* All of an ordinary session in one event, in the place of those that have not been told yet. */
+void emit_ran(struct monitor *m, pid_t pid, int code, const struct rusage *usage);
 
 /* The session failed before there was a child. */
 void fail(struct monitor *m, int error, enum stage stage);

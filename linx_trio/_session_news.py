@@ -173,6 +173,13 @@ class SessionNews(SessionFacts):
         killed, peak = (None, None) if group is None else (group.oom_killed(), group.memory_peak())
         self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss, killed, peak)
 
+    def _apply_ran(self, ran: m.Ran) -> None:
+        self._host_pid, self._child_pid, code, user, system, wall, max_rss = ran
+        self._ready()
+        self._apply_started(m.Started())
+        self._apply_usage(m.UsageReport(user, system, wall, max_rss, core_dumped=False))
+        self._end(Exited(code))
+
     def _apply_exit(self, end: m.Exit) -> None:
         self._end(Exited(end.code))
 
@@ -330,6 +337,7 @@ _APPLY: Mapping[type, Callable[[SessionNews, Any], None]] = {
     m.Parked: SessionNews._apply_parked,
     m.Started: SessionNews._apply_started,
     m.UsageReport: SessionNews._apply_usage,
+    m.Ran: SessionNews._apply_ran,
     m.Exit: SessionNews._apply_exit,
     m.Kill: SessionNews._apply_kill,
     m.Abortion: SessionNews._apply_abortion,

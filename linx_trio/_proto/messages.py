@@ -282,6 +282,19 @@ class UsageReport(NamedTuple):
     core_dumped: bool
 
 
+class Ran(NamedTuple):
+    """All of a session that went its ordinary way, and of which nothing was told before: in the place of `Spawned`,
+    `Parked`, `Started`, `UsageReport` and `Exit`. There is no pidfd: the process is gone."""
+
+    host_pid: int
+    child_pid: int
+    code: int
+    user_time: int
+    system_time: int
+    wall_time: int
+    max_rss: int
+
+
 class Lost(NamedTuple):
     """Said by the zygote: the monitor died by force, and what it left has been killed."""
 
@@ -310,6 +323,7 @@ Message = (
     | Remains
     | Degraded
     | UsageReport
+    | Ran
     | Lost
 )
 
@@ -337,6 +351,7 @@ _PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
     "degraded": (Degraded, (_ERRNO, str, _INDEX)),
     "lost": (Lost, (range(-64, 256),)),
     "usage": (UsageReport, (_AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT, bool)),
+    "ran": (Ran, (_PID, _PID, range(256), _AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT)),
 }
 EVENTS = (*_STATUS, *_PLAIN)
 
@@ -379,6 +394,9 @@ def parse_event(payload: bytes) -> Message:
         pid = int.from_bytes(payload[-4:], "big", signed=True)
         if pid in _PID:
             return about_pid(pid)
+    ran = _RAN(payload)
+    if ran is not None:
+        return Ran(*[int.from_bytes(digits[1:], "big") for digits in ran.groups()])
     usage = _USAGE(payload)
     if usage is not None:
         user, system, wall, rss = [int.from_bytes(digits[1:], "big") for digits in usage.groups()]
@@ -396,7 +414,10 @@ _AMOUNT_BELOW_2_31 = rb"(a.|b[\0-\x7f]...)"  # SMALL_INTEGER_EXT, INTEGER_EXT
 _USAGE = re.compile(
     rb"\x83h\x06w\x05usage" + 4 * _AMOUNT_BELOW_2_31 + rb"(?:w\x05false|w\x04true)", re.DOTALL
 ).fullmatch
-"""As a rule it is written so, and it is of each session and never the same."""
+_RAN = re.compile(
+    rb"\x83h\x08w\x03ran" + 2 * rb"(a[^\0]|b(?!\0\0\0\0)[\0-\x7f]...)" + rb"(a.)" + 4 * _AMOUNT_BELOW_2_31, re.DOTALL
+).fullmatch
+"""As a rule they are written so, and they are of each session and never the same."""
 
 
 def _parse_event(payload: bytes) -> Message:

@@ -14,9 +14,11 @@ from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FrameDecoder, FramingError
 from linx_trio._proto.states import BEFORE_SPAWNED, EVENT_TABLE, TERMINAL, State
 
+_FIRST = (m.Spawned, m.Ran)
+
 _EXPECTED = {
     spawned: {
-        state: {k: target for k, target in row.items() if (k is not m.Spawned if spawned else k in BEFORE_SPAWNED)}
+        state: {k: target for k, target in row.items() if (k not in _FIRST if spawned else k in BEFORE_SPAWNED)}
         for state, row in EVENT_TABLE.items()
     }
     for spawned in (False, True)
@@ -67,7 +69,7 @@ class SessionProtocol:
                 raise m.Nonsense(f"{m.show(event)} came without its fd", event)
             fd = self.unclaimed.popleft()
         self.state = target
-        if kind is m.Spawned:
+        if kind in _FIRST:
             self._spawned = True
         elif kind is m.Idle:
             self._idle = True

@@ -35,6 +35,7 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
         m.Kill: State.SIGNALED,
         m.Abortion: State.ABORTED,
         m.Refusal: State.FAILED,
+        m.Ran: State.EXITED,
         m.Lost: State.FAILED,
     },
     State.READY: {
@@ -62,8 +63,8 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
 }
 
 
-BEFORE_SPAWNED: frozenset[type[m.Message]] = frozenset({m.Spawned, m.Abortion, m.Refusal, m.Lost})
-"""What may come while there is no process yet. `Spawned` itself comes once."""
+BEFORE_SPAWNED: frozenset[type[m.Message]] = frozenset({m.Spawned, m.Abortion, m.Refusal, m.Ran, m.Lost})
+"""What may come while there is no process yet. `Spawned` itself comes once, and `Ran` instead of it."""
 
 
 class Action(Enum):
@@ -117,7 +118,7 @@ def diagram() -> str:
     for state, row in EVENT_TABLE.items():
         arrows: dict[State, list[str]] = {}
         for event, target in row.items():
-            if target is not state:
+            if target is not state and event is not m.Ran:  # it is the whole way through them at once
                 arrows.setdefault(target, []).append(_ARROWS[event])
         lines += [f"    {state} --> {target}: {', '.join(why)}" for target, why in arrows.items()]
     lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]

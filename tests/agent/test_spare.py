@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +15,8 @@ import trio.testing
 
 import linx_trio as linx
 from linx_trio import _agent, _session
-from linx_trio._caller import Caller
-from linx_trio._channel import Channel
 from linx_trio._proto import messages as m
-from linx_trio._proto.protocol import SessionProtocol
+from tests.agent.lines import line
 from tests.agent.programs.phases import state_of
 from tests.support import children_of, eventually, eventually_async, exists, monitor_of, name_of
 
@@ -404,45 +399,6 @@ async def test_what_the_kernel_counts_is_each_sessions_own() -> None:
 
 
 # ---- the conversation ------------------------------------------------------------------------------------------------
-
-
-class Line:
-    """A channel to a monitor, and no session."""
-
-    def __init__(self, channel: Channel, zygote: int) -> None:
-        self.channel = channel
-        self.zygote = zygote
-
-    async def until_idle(self) -> list[m.Message]:
-        """What is said in one session; also when that is cut short."""
-        protocol = SessionProtocol()
-        heard: list[m.Message] = []
-        while not protocol.is_idle:
-            data, fds = await self.channel.receive()
-            for message, fd in protocol.feed(data, fds):
-                heard.append(message)
-                if fd is not None:
-                    os.close(fd)
-            if not data:
-                break
-        return heard
-
-    def request(self, *argv: bytes) -> None:
-        self.channel.send(m.Spawn(argv, (), auto_proceed=True, steps=()).frame())
-
-
-@asynccontextmanager
-async def line(room: int | None = None) -> AsyncIterator[Line]:
-    zygote = await _agent.acquire(Caller.now())
-    channel = Channel()
-    if room is not None:
-        channel.peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
-    try:
-        await _agent.hand_over(zygote, channel)
-        yield Line(channel, zygote.pid)
-    finally:
-        channel.close()
-        _agent.release(zygote)
 
 
 LATE = (m.SHUTDOWN, m.KILL, m.PROCEED, m.ABORT, m.RELEASE, m.signal(9), m.steps([("no_new_privs",)]), m.shutdown(1000))

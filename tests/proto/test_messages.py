@@ -68,10 +68,32 @@ def test_a_usage_report_is_read_from_its_bytes_as_from_the_term(amounts: list[in
             m.parse_event(payload)
 
 
+RAN = m.Ran(300, 2, 5, 0, 1200, 2**30, 4096)
+
+
 @relaxed
-@given(st.data(), st.booleans())
-def test_a_spoilt_usage_report_is_what_its_term_is(data: st.DataObject, longer: bool) -> None:
-    payload = bytearray(etf.encode(("usage", 1, 300, 2**30, 0, True)))
+@given(st.lists(st.integers(-1, 2**33) | st.integers(250, 260) | st.integers(0, 3), min_size=7, max_size=7))
+@example(list(RAN))
+@example([2**31 - 1, 255, 255, 2**31 - 1, 0, 0, 0])
+@example([2**31, 1, 0, 0, 0, 0, 0])
+@example([0, 1, 0, 0, 0, 0, 0])
+@example([1, 0, 0, 0, 0, 0, 0])
+@example([1, 1, 256, 0, 0, 0, 0])
+@example([1, 1, 0, 0, 0, 0, 2**31])
+def test_a_whole_session_is_read_from_its_bytes_as_from_the_term(numbers: list[int]) -> None:
+    payload = etf.encode(("ran", *numbers))
+    if min(numbers) >= 0 and all(pid in range(1, 2**31) for pid in numbers[:2]) and numbers[2] < 256:
+        assert m.parse_event(payload) == m._parse_event(payload) == tuple(numbers)
+        assert type(m.parse_event(payload)) is m.Ran
+    else:
+        with pytest.raises(m.Nonsense):
+            m.parse_event(payload)
+
+
+@relaxed
+@given(st.data(), st.sampled_from([("usage", 1, 300, 2**30, 0, True), ("ran", *RAN)]), st.booleans())
+def test_a_spoilt_report_is_what_its_term_is(data: st.DataObject, report: tuple[object, ...], longer: bool) -> None:
+    payload = bytearray(etf.encode(report))
     payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     payload += b"x" * longer
     try:
@@ -94,7 +116,7 @@ def test_each_event_is_listed_under_the_name_it_is_written_with() -> None:
     samples: list[m.Message] = [
         m.Spawned(1), m.Parked(1), m.Started(), m.Exit(0), m.Kill(9), m.Abortion(1), m.Refusal(2, "execve", -1),
         m.Opened(), m.Stepped(), m.Remains(1, "mount", 0), m.Degraded(1, "nice", 0), m.UsageReport(0, 0, 0, 0, False),
-        m.Lost(-9), m.Idle(),
+        m.Lost(-9), m.Idle(), RAN,
     ]  # fmt: skip
     written = [term_of(event) for event in samples]
     assert {term[1] if term[0] == "status" else term[0] for term in written} == set(m.EVENTS)

@@ -174,6 +174,7 @@ def lifetime(*said: m.Message) -> list[m.Message]:
 
 
 USAGE = m.UsageReport(1, 2, 3, 4, False)
+RAN = m.Ran(5, 1, 0, 1, 2, 3, 4)
 
 WRONG_ORDERS: list[list[m.Message]] = [
     [m.Started()],
@@ -183,6 +184,13 @@ WRONG_ORDERS: list[list[m.Message]] = [
     [USAGE],
     [m.Kill(9)],
     lifetime(m.Spawned(5)),
+    lifetime(RAN),
+    lifetime(m.Parked(1), RAN),
+    lifetime(m.Parked(1), m.Started(), RAN),
+    lifetime(m.Parked(1), m.Started(), m.Exit(0), RAN),
+    [RAN, RAN],
+    [RAN, m.Spawned(5)],
+    [RAN, m.Exit(0)],
     lifetime(m.Started()),
     lifetime(m.Exit(0)),
     lifetime(m.Parked(1), m.Spawned(5)),
@@ -222,6 +230,13 @@ def test_the_zygotes_word_of_a_dead_monitor_is_no_news_after_the_end() -> None:
     assert nonsense is None
     assert [event for event, _ in heard] == said[:-1]
     assert protocol.state is State.EXITED
+
+
+def test_a_whole_session_can_be_one_event_and_its_monitor_go_on() -> None:
+    protocol, heard, nonsense = listen([(stream_of([RAN, m.Idle()]), [])])
+    assert (heard, nonsense) == ([(RAN, None), (m.Idle(), None)], None)
+    assert protocol.state is State.EXITED
+    assert protocol.is_idle
 
 
 def test_spawned_without_its_fd_is_nonsense() -> None:

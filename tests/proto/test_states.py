@@ -55,6 +55,7 @@ def test_an_event_that_ends_a_session_always_does_and_no_other_ever() -> None:
         (m.Parked, State.READY),
         (m.Started, State.RUNNING),
         (m.Exit, State.EXITED),
+        (m.Ran, State.EXITED),
         (m.Kill, State.SIGNALED),
         (m.Abortion, State.ABORTED),
         (m.Refusal, State.FAILED),
@@ -67,6 +68,7 @@ def test_what_an_event_leads_to_does_not_depend_on_where_it_comes(cls: Classes, 
 
 def test_a_workload_that_never_ran_cannot_have_exited_nor_one_that_runs_be_aborted() -> None:
     assert [state for state in State if m.Exit in EVENT_TABLE[state]] == [State.RUNNING]
+    assert [state for state in State if m.Ran in EVENT_TABLE[state]] == [State.STARTING]
     assert [state for state in State if m.Started in EVENT_TABLE[state]] == [State.READY]
     assert [state for state in State if m.Parked in EVENT_TABLE[state]] == [State.STARTING]
     for cls in (m.Abortion, m.Refusal):

@@ -27,6 +27,7 @@ NOBODY = (1 << 22) + 5
 
 SPAWNED, PARKED, STARTED = m.Spawned(NOBODY), m.Parked(1), m.Started()
 USAGE = m.UsageReport(2_000_000, 1_000_000, 4_000_000, 65536, False)
+RAN = m.Ran(NOBODY, 1, 7, *USAGE[:4])
 WHOLE: tuple[m.Message, ...] = (SPAWNED, PARKED, STARTED, USAGE, m.Exit(7))
 
 

@@ -30,6 +30,7 @@ from tests.proto.events import frame_of
 from tests.shell.fake import (
     NOBODY,
     PARKED,
+    RAN,
     SPAWNED,
     STARTED,
     USAGE,
@@ -228,6 +229,22 @@ async def test_a_monitor_that_is_idle_is_kept(play: Play) -> None:
     assert zygote.agent.received[1:] == []
 
 
+async def test_of_a_session_that_is_told_at_once_all_is_known(play: Play) -> None:
+    async def script(agent: FakeAgent) -> None:
+        await agent.request()
+        await agent.say(RAN, m.Idle())
+
+    zygote = play(script)
+    async with linx.spawn(ARGV, auto_proceed=True) as s:
+        assert await s.wait() == linx.Exited(7)
+        assert (s.host_pid, s.child_pid, s.state) == (RAN.host_pid, RAN.child_pid, "exited")
+        assert s.usage == linx.Usage(2.0, 1.0, 4.0, 65536, None, None)
+        assert [event async for event in s.events()] == [
+            linx.Ready(RAN.host_pid), linx.Running(), linx.Exited(7),
+        ]  # fmt: skip
+    assert zygote.kept == 1
+
+
 async def test_run_keeps_it_too(play: Play) -> None:
     zygote = play(ended_and_idle())
     assert (await linx.run(ARGV, check=False)).returncode == 7
@@ -281,6 +298,8 @@ WRONG_ORDER: list[tuple[str, m.Message]] = [
     ("first", STARTED),
     ("first", m.Exit(0)),
     ("starting", SPAWNED),
+    ("starting", RAN),
+    ("running", RAN),
     ("starting", STARTED),
     ("starting", m.Exit(0)),
     ("ready", SPAWNED),
@@ -433,6 +452,7 @@ async def test_after_nonsense_the_workload_is_killed_through_its_pidfd(play: Pla
 
 ENDS: list[tuple[tuple[m.Message, ...], linx.Outcome]] = [
     ((*UNTIL_RUNNING, USAGE, m.Exit(7)), linx.Exited(7)),
+    ((RAN,), linx.Exited(7)),
     ((*UNTIL_RUNNING, USAGE, m.Kill(9)), linx.Signaled(9)),
     ((*UNTIL_READY, m.Abortion(NOBODY)), linx.Aborted()),
     ((*UNTIL_READY, USAGE, m.Kill(9)), linx.Signaled(9)),
@@ -443,7 +463,9 @@ MORE = {**JUNK, **{repr(end): frame_of(end) for end in (m.Exit(0), m.Kill(1), m.
 
 
 @pytest.mark.parametrize("kind", MORE)
-@pytest.mark.parametrize(("life", "outcome"), ENDS, ids=["exited", "signaled", "aborted", "killed while parked"])
+@pytest.mark.parametrize(
+    ("life", "outcome"), ENDS, ids=["exited", "all at once", "signaled", "aborted", "killed while parked"]
+)
 async def test_what_is_said_behind_the_end_changes_nothing(
     play: Play, life: tuple[m.Message, ...], outcome: linx.Outcome, kind: str
 ) -> None:
