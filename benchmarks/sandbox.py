@@ -2,9 +2,9 @@
 
     python benchmarks/sandbox.py [--rounds N] [--quick] [--json FILE]
 
-bubblewrap gets its arguments from the very `Workload` that the sandbox is: the same mounts in the same order, the same
-namespaces, no capabilities, the same seccomp program, no nested user namespaces. Then the same without the last two,
-which cost it most. `benchmarks/README.md` says how to read the table.
+bubblewrap gets its arguments from the very `Workload` that the sandbox is: the same mounts, masks and files in the same
+order, the same namespaces, no capabilities, the same seccomp program, no nested user namespaces. Then with less of it.
+`benchmarks/README.md` says how to read the table.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -51,49 +51,67 @@ def linx_from_scratch() -> Once:
     return once
 
 
-def bubblewrap(workload: Any, *, hardened: bool) -> Once:
-    arguments = ["bwrap", *_arguments(workload, hardened=hardened), "--", *PROGRAM]
+def bubblewrap(workload: Any, *, hardened: bool = True, masked: bool = True) -> Once:
+    """Files and the filter are written once, into memory, and read from their beginning each time."""
+    fds: list[int] = []
+
+    def file_of(data: bytes) -> str:
+        fd = os.memfd_create("bwrap", 0)
+        os.write(fd, data)
+        fds.append(fd)
+        return str(fd)
+
+    arguments = ["bwrap"]
+    if hardened:
+        arguments += ["--disable-userns", "--seccomp", file_of(workload.seccomp.program)]
+    arguments += [*_arguments(workload, file_of, masked=masked), "--", *PROGRAM]
 
     async def once() -> None:
-        if not hardened:
-            await trio.run_process(arguments)
-            return
-        program = os.memfd_create("filter", 0)
-        try:
-            os.write(program, workload.seccomp.program)
-            os.lseek(program, 0, os.SEEK_SET)
-            await trio.run_process([arguments[0], "--seccomp", str(program), *arguments[1:]], pass_fds=(program,))
-        finally:
-            os.close(program)
+        for fd in fds:
+            os.lseek(fd, 0, os.SEEK_SET)
+        await trio.run_process(arguments, pass_fds=tuple(fds))
 
     return once
 
 
-def _arguments(workload: Any, *, hardened: bool) -> Iterator[str]:
-    """What of the workload bubblewrap has words for; it writes no files."""
-    from linx_trio import mount
-
+def _arguments(workload: Any, file_of: Callable[[bytes], str], *, masked: bool) -> Iterator[str]:
+    """The workload in bubblewrap's words. For a limit, such as that of core dumps, it has none."""
     yield from ("--unshare-user", "--unshare-all", "--new-session", "--die-with-parent", "--cap-drop", "ALL")
     yield from ("--hostname", workload.hostname, "--clearenv")
     for name, value in workload.env.items():
         yield from ("--setenv", name, value)
-    if hardened:
-        yield "--disable-userns"
     for entry in workload.mounts:
-        match entry:
-            case mount.Bind(src=src, dst=dst, readonly=readonly):
-                yield from ("--ro-bind" if readonly else "--bind", cast("str", src), cast("str", dst))
-            case mount.Symlink(target=target, dst=dst):
-                yield from ("--symlink", cast("str", target), cast("str", dst))
-            case mount.Proc(dst=dst):
-                yield from ("--proc", cast("str", dst))
-            case mount.Dev(dst=dst):
-                yield from ("--dev", cast("str", dst))
-            case mount.Tmpfs(dst=dst):
-                yield from ("--tmpfs", cast("str", dst))
-            case mount.Dir(dst=dst):
-                yield from ("--dir", cast("str", dst))
+        yield from _mount(entry, file_of, masked=masked)
     yield from ("--remount-ro", "/", "--chdir", str(workload.cwd))
+
+
+def _mount(entry: Any, file_of: Callable[[bytes], str], *, masked: bool) -> Iterator[str]:
+    from linx_trio import mount
+
+    match entry:
+        case mount.Bind(src=src, dst=dst, readonly=readonly):
+            yield from ("--ro-bind" if readonly else "--bind", cast("str", src), cast("str", dst))
+        case mount.Symlink(target=target, dst=dst):
+            yield from ("--symlink", cast("str", target), cast("str", dst))
+        case mount.Proc(dst=dst, readonly=readonly):
+            yield from ("--proc", cast("str", dst))
+            if readonly and masked:
+                yield from ("--remount-ro", cast("str", dst))
+        case mount.Dev(dst=dst):
+            yield from ("--dev", cast("str", dst))
+            if masked:
+                yield from ("--perms", "1777", "--tmpfs", os.path.join(cast("str", dst), "shm"))
+        case mount.Tmpfs(dst=dst, mode=mode):
+            yield from ("--perms", f"{mode or 0o755:o}", "--tmpfs", cast("str", dst))
+        case mount.Dir(dst=dst):
+            yield from ("--dir", cast("str", dst))
+        case mount.File(dst=dst, data=data) if masked:
+            content = data.encode() if isinstance(data, str) else data
+            yield from ("--perms", "0644", "--file", file_of(content), cast("str", dst))
+        case _ if masked and entry.kind == "mask" and os.path.isdir(entry.dst):
+            yield from ("--tmpfs", entry.dst, "--remount-ro", entry.dst)
+        case _ if masked and entry.kind == "mask" and os.path.exists(entry.dst):
+            yield from ("--dev-bind", "/dev/null", entry.dst)
 
 
 def table() -> Table:
@@ -110,8 +128,9 @@ def table() -> Table:
         contenders=(
             Contender("linx.run", serial(linx_run(workload)), target, absent=NO_LINX, required=True),
             Contender("linx.sandbox", serial(linx_from_scratch()), absent=NO_LINX),
-            Contender("bwrap", serial(bubblewrap(workload, hardened=True)), absent=absent, required=True),
-            Contender("bwrap-less", serial(bubblewrap(workload, hardened=False)), absent=absent),
+            Contender("bwrap", serial(bubblewrap(workload)), absent=absent, required=True),
+            Contender("bwrap-unmasked", serial(bubblewrap(workload, masked=False)), absent=absent),
+            Contender("bwrap-less", serial(bubblewrap(workload, hardened=False, masked=False)), absent=absent),
         ),
     )
 

@@ -4,6 +4,7 @@ options of `Workload`, so all of it can be read, printed and changed.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from linx_trio._mount_entries import Bind, Dev, Proc, Tmpfs
 from linx_trio._mount_steps import Entry, absolute
 from linx_trio._mount_tree import File, Mask, Remount, Symlink
 from linx_trio._options import Argument
-from linx_trio._workload import Workload, is_short_text
+from linx_trio._workload import Key, Workload, options_of, remembered
 
 READONLY = (
     "/usr", "/etc/alternatives", "/etc/ca-certificates", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl/certs",
@@ -63,8 +64,10 @@ def sandboxed(
     filtered = "seccomp" not in options
     there = tuple(path for path in shown if path not in _USUAL or os.path.lexists(path))
     key = (there, _merged() if "/usr" in there else (), tuple(kept), network, filtered, os.geteuid(), os.getegid())
-    if not options and type(argv) in (list, tuple) and is_short_text(argv):
-        return _of_program(tuple(argv), *key)
+    if "mounts" not in options:  # they come in addition
+        made = remembered(lambda own: _of_program(own, *key), {"argv": argv, **options})
+        if made is not None:
+            return made
     usual = _preset(*key)
     if "mounts" in options:
         *own, last = usual.mounts
@@ -104,15 +107,21 @@ def _preset(
 
 
 @functools.lru_cache(maxsize=64)
-def _of_program(argv: tuple[str, ...], *key: Any) -> Workload:
+def _of_program(own: Key, *key: Any) -> Workload:
     """The same object each time: a workload remembers the request that it has become."""
-    return _preset(*key).replace(argv=argv)
+    return _preset(*key).replace(**options_of(own))
 
 
 def _merged() -> tuple[tuple[str, str | None], ...]:
     """The directories that are links into /usr where that is merged, each with where it leads; `None`: it is none."""
-    there = (name for name in _MERGED if os.path.lexists(name))
-    return tuple((name, os.readlink(name) if os.path.islink(name) else None) for name in there)
+    found: list[tuple[str, str | None]] = []
+    for name in _MERGED:
+        try:
+            found.append((name, os.readlink(name)))
+        except OSError as exc:
+            if exc.errno == errno.EINVAL:
+                found.append((name, None))
+    return tuple(found)
 
 
 @functools.cache

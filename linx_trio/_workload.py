@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -282,11 +282,7 @@ def as_workload(argv_or_workload: Any, options: Mapping[str, Any]) -> Workload:
     if isinstance(argv_or_workload, Workload):
         return argv_or_workload.replace(**options) if options else argv_or_workload
     options = {**options, "argv": argv_or_workload}
-    key = _key(options)
-    if key is not None:
-        with suppress(TypeError, ValueError):  # said below, of what was really given
-            return _remembered(key)
-    return _PLAIN.replace(**options)
+    return remembered(_plain, options) or _PLAIN.replace(**options)
 
 
 def as_variant(argv_or_workload: Any, changes: Mapping[str, Any]) -> Workload:
@@ -300,13 +296,29 @@ def as_variant(argv_or_workload: Any, changes: Mapping[str, Any]) -> Workload:
 
 # The same few programs are run again and again, by the same few calls.
 
-_Key = tuple[tuple[str, type, Any], ...]
+Key = tuple[tuple[str, type, Any], ...]
 _ATOMS = frozenset({str, int, bool, type(None), Stdio})
 _ONLY_TEXT = frozenset({str})
 _LONG = 4096  # characters: more is not kept
 
 
-def _key(options: Mapping[str, Any]) -> _Key | None:
+def remembered(workload_of: Callable[[Key], Workload], options: Mapping[str, Any]) -> Workload | None:
+    """The workload of these options from a cache; `None` where they are not to be kept there, or are wrong: the errors
+    shall tell of what was really given.
+    """
+    key = _key(options)
+    if key is not None:
+        with suppress(TypeError, ValueError):
+            return workload_of(key)
+    return None
+
+
+def options_of(key: Key) -> dict[str, Any]:
+    """The options that it was made from."""
+    return {name: value for name, _, value in key}
+
+
+def _key(options: Mapping[str, Any]) -> Key | None:
     """What makes these options the same as others; `None` for those with a value that may change, that equals another
     which means something else, or that is long.
     """
@@ -314,7 +326,7 @@ def _key(options: Mapping[str, Any]) -> _Key | None:
     for name, value in options.items():
         kind = type(value)
         if kind is list or kind is tuple or kind is set or kind is frozenset:
-            if not is_short_text(value):
+            if not _is_short_text(value):
                 return None
             kind = frozenset if kind in (set, frozenset) else tuple
             value = kind(value)
@@ -324,14 +336,14 @@ def _key(options: Mapping[str, Any]) -> _Key | None:
     return tuple(key)
 
 
-def is_short_text(values: Collection[Any]) -> bool:
+def _is_short_text(values: Collection[Any]) -> bool:
     """Whether a list or the like is worth remembering by its value: it is of nothing but strings, and not long."""
     return _ONLY_TEXT.issuperset(map(type, values)) and sum(map(len, values)) <= _LONG
 
 
 @functools.lru_cache(maxsize=64)
-def _remembered(key: _Key) -> Workload:
-    return _PLAIN.replace(**{name: value for name, _, value in key})
+def _plain(key: Key) -> Workload:
+    return _PLAIN.replace(**options_of(key))
 
 
 # ---- plain data ------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import linx_trio as linx
 from linx_trio import _sandbox
@@ -25,6 +27,7 @@ from tests.agent import escapes
 from tests.agent.escapes import IS_ROOT, inside
 from tests.agent.probes import status_of
 from tests.agent.terminals import read_to_end
+from tests.proto.strategies import relaxed
 
 pytestmark = escapes.needs_python
 
@@ -257,6 +260,50 @@ def test_it_is_described_anew_when_the_host_has_changed(tmp_path: Path, monkeypa
     usual.unlink()
     link.unlink()
     assert mounts() == []
+
+
+LINK_ALONE = linx.mount.Symlink("x", "/y")
+OPTIONS: dict[str, list[Any]] = {
+    "auto_proceed": [True, False, 1],
+    "mounts": [[], (), [LINK_ALONE], ["/y"]],
+    "stdout": [linx.PIPE, linx.DEVNULL, "pipe"],
+    "hostname": ["box", "", None, 5],
+    "env": [{"A": "B"}, {}, None],
+    "seccomp": [None, 1],
+    "network": [True, False, 0],
+    "readonly": [["/usr"], ("/usr", "/srv"), ["x"], "/usr"],
+    "writable": [["/var/tmp"], [], "/var/tmp"],
+    "namespaces": [["pid"]],
+    "unknown": [1],
+}
+
+
+@relaxed
+@given(
+    st.sampled_from([["true"], ("true",), ["true", "x"], [], "true", [b"true"], ["\0"]]),
+    st.fixed_dictionaries({}, optional={name: st.sampled_from(values) for name, values in OPTIONS.items()}),
+)
+@example(["true"], {"mounts": []})
+@example(["true"], {"auto_proceed": True})
+@example(["true"], {"seccomp": None})
+def test_a_remembered_sandbox_is_what_a_new_one_would_be(argv: Any, options: dict[str, Any]) -> None:
+    def outcome() -> object:
+        try:
+            return linx.sandboxed(argv, **options)
+        except (TypeError, ValueError) as exc:
+            return type(exc), str(exc)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sandbox, "remembered", lambda *_: None)
+        new = outcome()
+    assert [outcome() for _ in range(2)] == [new] * 2
+
+
+def test_the_same_sandbox_again_is_the_same_workload() -> None:
+    one = linx.sandboxed(["true"], auto_proceed=True, stdout=linx.PIPE)
+    assert linx.sandboxed(("true",), auto_proceed=True, stdout=linx.PIPE) is one
+    assert linx.sandboxed(["true"], stdout=linx.PIPE) != one
+    assert linx.sandboxed(["true", "x" * 5000]) is not linx.sandboxed(["true", "x" * 5000])
 
 
 def test_sandboxes_do_not_change_each_other() -> None:
