@@ -58,12 +58,13 @@ def sandboxed(
     """`linx_trio.sandboxed`."""
     if not isinstance(network, bool):
         raise TypeError(f"network must be True or False, not {network!r}")
-    shown, kept = _paths(readonly, "readonly"), _paths(writable, "writable")
-    if network and tuple(shown) == READONLY:
-        shown = [*shown, *_NETWORK]
+    shown = READONLY if readonly is READONLY else _paths(readonly, "readonly")
+    kept = _paths(writable, "writable") if writable != () else ()
+    if network and shown == READONLY:
+        shown += _NETWORK
     filtered = "seccomp" not in options
-    there = tuple(path for path in shown if path not in _USUAL or os.path.lexists(path))
-    key = (there, _merged() if "/usr" in there else (), tuple(kept), network, filtered, os.geteuid(), os.getegid())
+    there = tuple([path for path in shown if path not in _USUAL or os.path.lexists(path)])
+    key = (there, _merged() if "/usr" in there else (), kept, network, filtered, os.geteuid(), os.getegid())
     if "mounts" not in options:  # they come in addition
         made = remembered(lambda own: _of_program(own, *key), {"argv": argv, **options})
         if made is not None:
@@ -130,10 +131,10 @@ def _filter() -> seccomp.Filter:
     return seccomp.default()
 
 
-def _paths(value: Iterable[Argument], name: str) -> list[str]:
+def _paths(value: Iterable[Argument], name: str) -> tuple[str, ...]:
     if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be an iterable of paths, not {value!r}; for a single one write ({value!r},)")
-    return [absolute(path, f"{name}[{i}]") for i, path in enumerate(value)]
+    return tuple(absolute(path, f"{name}[{i}]") for i, path in enumerate(value))
 
 
 _USUAL = frozenset({*READONLY, *_NETWORK})
