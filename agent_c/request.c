@@ -13,7 +13,7 @@
 
 /* Room for the usual request: what malloc(3) would get from the kernel for each of them, and give back, costs more than all the
  * parsing. There is one request at a time. */
-static char usual_arena[8192];
+static char usual_arena[16384];
 static bool usual_is_taken;
 
 static bool arena_make(struct request *q, size_t size) {
@@ -30,7 +30,7 @@ static bool arena_make(struct request *q, size_t size) {
 static void arena_free(struct request *q) {
     if (q->arena == NULL)
         return;
-    explicit_bzero(q->arena, q->arena_size);
+    explicit_bzero(q->arena, q->arena_used);
     if (q->arena == usual_arena)
         usual_is_taken = false;
     else

@@ -360,7 +360,7 @@ def found_in(pid: int, secret: bytes) -> bool:
     return False
 
 
-@pytest.mark.parametrize("size", [100, 20_000])
+@pytest.mark.parametrize("size", [100, 3_000, 6_000, 20_000])
 async def test_nothing_of_a_session_is_remembered(size: int) -> None:
     secret = os.urandom(8).hex()
     async with linx.spawn(["sleep", "600"], env={"SECRET": secret, "MORE": "x" * size}) as s:
