@@ -127,7 +127,7 @@ def table() -> Table:
         baseline="bwrap",
         contenders=(
             Contender("linx.run", serial(linx_run(workload)), target, absent=NO_LINX, required=True),
-            Contender("linx.sandbox", serial(linx_from_scratch()), absent=NO_LINX),
+            Contender("linx.sandbox", serial(linx_from_scratch()), target, absent=NO_LINX),
             Contender("bwrap", serial(bubblewrap(workload)), absent=absent, required=True),
             Contender("bwrap-unmasked", serial(bubblewrap(workload, masked=False)), absent=absent),
             Contender("bwrap-less", serial(bubblewrap(workload, hardened=False, masked=False)), absent=absent),
