@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 INSTRUCTION_LIMIT = 4096  # BPF_MAXINSNS
@@ -48,13 +48,15 @@ class Op:
     ST, STX, TAX, TXA, NEG = 0x02, 0x03, 0x07, 0x87, 0x84
     JA, JEQ, JGT, JGE, JSET = 0x05, 0x15, 0x25, 0x35, 0x45
     RET_K, RET_A = 0x06, 0x16
-    DIV, LSH, RSH = 0x34, 0x64, 0x74
+    AND, DIV, LSH, RSH = 0x54, 0x34, 0x64, 0x74
 
 
-_RETURNS = (Op.RET_K, Op.RET_A)
+RETURNS = (Op.RET_K, Op.RET_A)
+FROM_X = 0x08
+"""The source of an ALU or JMP instruction: X instead of k."""
+
 _STORES = (Op.ST, Op.STX)
 _LOADS = (Op.LD_MEM, Op.LDX_MEM)
-_X = 0x08  # the source of an ALU or JMP instruction: X instead of k
 
 _ALU: dict[int, Callable[[int, int], int]] = {
     0x04: operator.add,
@@ -62,7 +64,7 @@ _ALU: dict[int, Callable[[int, int], int]] = {
     0x24: operator.mul,
     Op.DIV: operator.floordiv,
     0x44: operator.or_,
-    0x54: operator.and_,
+    Op.AND: operator.and_,
     Op.LSH: lambda a, b: a << (b & 31),
     Op.RSH: lambda a, b: a >> (b & 31),
     0xA4: operator.xor,
@@ -75,9 +77,36 @@ _JUMPS: dict[int, Callable[[int, int], bool]] = {
 }
 _CODES = {
     *(Op.LD_ABS, Op.LD_LEN, Op.LD_IMM, Op.LDX_LEN, Op.LDX_IMM, Op.TAX, Op.TXA, Op.NEG, Op.JA),
-    *(*_LOADS, *_STORES, *_RETURNS),
-    *(code | source for code in (*_ALU, *_JUMPS) for source in (0, _X)),
+    *(*_LOADS, *_STORES, *RETURNS),
+    *(code | source for code in (*_ALU, *_JUMPS) for source in (0, FROM_X)),
 }
+
+
+def is_test(op: int) -> bool:
+    """Whether it is a conditional jump."""
+    return op & ~FROM_X in _JUMPS
+
+
+def reads_a(op: int) -> bool:
+    """Whether what it does depends on A."""
+    return op in (Op.RET_A, Op.TAX, Op.ST, Op.NEG) or is_test(op) or op & ~FROM_X in _ALU
+
+
+def reads_x(op: int) -> bool:
+    """The same for X."""
+    return op in (Op.TXA, Op.STX) or (op & FROM_X > 0 and (is_test(op) or op & ~FROM_X in _ALU))
+
+
+def writes_a(op: int) -> bool:
+    return op in (Op.LD_ABS, Op.LD_LEN, Op.LD_IMM, Op.LD_MEM, Op.TXA, Op.NEG) or op & ~FROM_X in _ALU
+
+
+def writes_x(op: int) -> bool:
+    return op in (Op.LDX_LEN, Op.LDX_IMM, Op.LDX_MEM, Op.TAX)
+
+
+def uses_memory(op: int) -> bool:
+    return op in (*_LOADS, *_STORES)
 
 
 class Instruction(NamedTuple):
@@ -113,7 +142,7 @@ def check(program: bytes) -> None:
     for pc, instruction in enumerate(code):
         if wrong := _wrong(instruction, len(code) - pc - 1):
             raise ValueError(f"BPF instruction {pc} {tuple(instruction)} {wrong}")
-    if code[-1].code not in _RETURNS:
+    if code[-1].code not in RETURNS:
         raise ValueError(f"BPF instruction {len(code) - 1}, the last one, is no return")
     _check_memory(code)
 
@@ -130,7 +159,7 @@ def _wrong(instruction: Instruction, following: int) -> str | None:
         return "divides by zero"
     if code in (Op.LSH, Op.RSH) and k > 31:
         return "shifts by more than 31 bits"
-    farthest = k if code == Op.JA else max(jt, jf) if code & ~_X in _JUMPS else -1
+    farthest = k if code == Op.JA else max(jt, jf) if is_test(code) else -1
     return "jumps beyond the end" if farthest >= following else None
 
 
@@ -144,15 +173,15 @@ def _check_memory(code: Sequence[Instruction]) -> None:
             raise ValueError(f"BPF instruction {pc} reads memory word {k}, which may not have been written")
         if op in _STORES:
             valid |= 1 << k
-        for after in _following(op, jt, jf, k):
+        for after in following(op, jt, jf, k):
             written[pc + 1 + after] &= valid
 
 
-def _following(op: int, jt: int, jf: int, k: int) -> tuple[int, ...]:
-    """Offsets of what the kernel takes to be next: behind a return too, though nothing gets there."""
+def following(op: int, jt: int, jf: int, k: int) -> tuple[int, ...]:
+    """Offsets of what the kernel's check takes to be next: behind a return too, though nothing gets there."""
     if op == Op.JA:
         return (k,)
-    return (jt, jf) if op & ~_X in _JUMPS else (0,)
+    return (jt, jf) if is_test(op) else (0,)
 
 
 # ---- evaluating -----------------------------------------------------------------------------------------------------
@@ -161,15 +190,17 @@ Word = int | None
 """32 bits, or unknown."""
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """What is known before an instruction."""
+
     a: Word
     x: Word
     memory: tuple[Word, ...]
 
-    def joined(self, other: _State) -> _State:
+    def joined(self, other: State) -> State:
         if self == other:
             return self
-        return _State(
+        return State(
             _either(self.a, other.a),
             _either(self.x, other.x),
             tuple(_either(one, two) for one, two in zip(self.memory, other.memory, strict=True)),
@@ -188,42 +219,63 @@ def words_of(nr: Word, arch: Word, arguments: Sequence[int | None] = ()) -> list
     return words
 
 
+class Reached(NamedTuple):
+    """An instruction that may be executed, and where each of its ways leads: a test that can go both ways has two, the
+    one where it is true first; what ends the program has none.
+    """
+
+    pc: int
+    instruction: Instruction
+    state: State
+    ways: tuple[int, ...]
+
+
+def reached(code: Sequence[Instruction], words: Sequence[Word]) -> Iterator[Reached]:
+    """All that a valid program may execute for this input, in order; with `None` in it, anything."""
+    states: dict[int, State] = {0: State(0, 0, (0,) * _MEMORY)}
+    while states:
+        pc = min(states)  # so all that can lead there has been seen
+        state = states.pop(pc)
+        op, jt, jf, k = instruction = code[pc]
+        after = state
+        offsets: tuple[int, ...] = (0,)
+        if op in RETURNS or (op == Op.DIV | FROM_X and state.x == 0):
+            offsets = ()
+        elif is_test(op):
+            taken = _test(op, state, k)
+            offsets = (jt,) if taken or jt == jf else (jf,) if taken is False else (jt, jf)
+        elif op == Op.JA:
+            offsets = (k,)
+        else:
+            after = _step(op, k, state, words)
+        ways = tuple(pc + 1 + offset for offset in offsets)
+        yield Reached(pc, instruction, state, ways)
+        for way in ways:
+            states[way] = states[way].joined(after) if way in states else after
+
+
 def outcomes(program: bytes, words: Sequence[Word]) -> frozenset[Word]:
     """All that a valid program may return for this input; with `None` in it, anything."""
-    code = decode(program)
-    states: dict[int, _State] = {0: _State(0, 0, (0,) * _MEMORY)}
     found: set[Word] = set()
-    for pc, instruction in enumerate(code):
-        state = states.pop(pc, None)
-        if state is None:
-            continue  # nothing leads here
-        op, jt, jf, k = instruction
-        if op in _RETURNS:
+    for _, (op, _, _, k), state, _ in reached(decode(program), words):
+        if op in RETURNS:
             found.add(k if op == Op.RET_K else state.a)
-            continue
-        if op == Op.DIV | _X and not state.x:
+        elif op == Op.DIV | FROM_X and not state.x:
             found.add(KILL_THREAD)  # the kernel ends a program that divides by zero with 0
-            if state.x == 0:
-                continue
-        if op & ~_X in _JUMPS:
-            taken = _test(op, state, k)
-            ways = {jt, jf} if taken is None else {jt if taken else jf}
-        else:
-            state, ways = _step(op, k, state, words), {k if op == Op.JA else 0}
-        for way in ways:
-            there = pc + 1 + way
-            states[there] = states[there].joined(state) if there in states else state
     return frozenset(found)
 
 
-def _test(op: int, state: _State, k: int) -> bool | None:
-    operand = state.x if op & _X else k
-    if state.a is None or operand is None:
-        return None
-    return _JUMPS[op & ~_X](state.a, operand)
+def _test(op: int, state: State, k: int) -> bool | None:
+    operand = state.x if op & FROM_X else k
+    return None if state.a is None or operand is None else test(op, state.a, operand)
 
 
-def _step(op: int, k: int, state: _State, words: Sequence[Word]) -> _State:
+def test(op: int, a: int, operand: int) -> bool:
+    """Whether a conditional jump's condition is true."""
+    return _JUMPS[op & ~FROM_X](a, operand)
+
+
+def _step(op: int, k: int, state: State, words: Sequence[Word]) -> State:
     """The state after an instruction that neither branches nor returns."""
     a, x, memory = state
     match op:
@@ -245,9 +297,9 @@ def _step(op: int, k: int, state: _State, words: Sequence[Word]) -> _State:
             a = x
         case Op.NEG:
             a = None if a is None else -a & _MASK
-        case Op.JA:
-            pass
+        case Op.AND if k == 0:
+            a = 0  # of whatever: how libseccomp asks for no bit of a word
         case _:
-            operand = x if op & _X else k
-            a = None if a is None or operand is None else _ALU[op & ~_X](a, operand) & _MASK
-    return _State(a, x, memory)
+            operand = x if op & FROM_X else k
+            a = None if a is None or operand is None else _ALU[op & ~FROM_X](a, operand) & _MASK
+    return State(a, x, memory)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from linx_trio import _seccomp_bpf as bpf
 from linx_trio._seccomp_filter import Machine, native, nearest
 from linx_trio._seccomp_make import by_number, chain
+from linx_trio._seccomp_shorten import shorten
 from linx_trio.errors import NotSupported
 
 _LOWEST_API = 3
@@ -104,8 +105,20 @@ def strict_number_of(name: Any, argument: str) -> int:
     return number
 
 
-def compile_rules(default: int, rules: Iterable[Rule]) -> bytes:
-    """The program: of other architectures and of x32 it kills the process.
+def compile_rules(default: int, rules: Iterable[Rule], before: Iterable[bytes] = ()) -> bytes:
+    """The program, made short: of other architectures and of x32 it kills the process.
+
+    It decides about what all the programs `before` allow. The last one of those is asked first.
+    """
+    here = machine()
+    program = by_number(here.token, _leaves(default, rules), default, x32=here.go == "amd64")
+    for first in before:
+        program = chain(first, program)
+    return shorten(program, here.token)
+
+
+def _leaves(default: int, rules: Iterable[Rule]) -> dict[int, bytes]:
+    """The programs by number.
 
     Where several rules match, the strictest wins, as among several filters in ``seccomp(2)``; where none does,
     `default`. libseccomp makes the programs of single conditions only. It forgets those of a syscall that has a rule
@@ -128,8 +141,7 @@ def compile_rules(default: int, rules: Iterable[Rule]) -> bytes:
         for rule in sorted(sometimes.get(number, ()), key=lambda rule: _strictness(rule.action), reverse=True):
             program = chain(_conditional(rule), program, _UNDECIDED)
         leaves[number] = program
-    here = machine()
-    return by_number(here.token, leaves, default, x32=here.go == "amd64")
+    return leaves
 
 
 _UNDECIDED = bpf.TRACE | bpf.DATA_MASK

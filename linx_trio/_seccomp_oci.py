@@ -16,7 +16,7 @@ from linx_trio import _seccomp_bpf as bpf
 from linx_trio import _seccomp_compile as compiler
 from linx_trio._seccomp_compile import Comparison, Rule
 from linx_trio._seccomp_filter import FLAG_LOG, FLAG_SPEC_ALLOW, Filter, Machine, errno_number
-from linx_trio._seccomp_make import chain, not_above
+from linx_trio._seccomp_make import not_above
 
 _EPERM = 1
 _ENOSYS = 38
@@ -95,13 +95,13 @@ def compile_profile(profile: Any, around: Circumstances, label: str) -> Filter:
     rules: list[Rule] = []
     for i, entry in enumerate(_list(root, "syscalls", "profile")):
         rules += _rules(entry, f"profile.syscalls[{i}]", around, default)
-    program = compiler.compile_rules(default, rules)
+    before = []
     if default & bpf.ACTION_MASK == bpf.ERRNO and default != bpf.ERRNO | _ENOSYS:
         # What is younger than the profile says ENOSYS, as with runc: a libc falls back then, and with EPERM it fails.
         # The kernels before UNIFIED_FROM are older than all profiles.
         last = max([compiler.UNIFIED_FROM - 1, *(rule.number for rule in rules)])
-        program = chain(not_above(around.machine.token, last, bpf.ERRNO | _ENOSYS), program)
-    return Filter(program, flags, label)
+        before.append(not_above(around.machine.token, last, bpf.ERRNO | _ENOSYS))
+    return Filter(compiler.compile_rules(default, rules, before), flags, label)
 
 
 def _rules(entry: Any, where: str, around: Circumstances, default: int) -> Iterator[Rule]:

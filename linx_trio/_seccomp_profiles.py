@@ -13,7 +13,7 @@ from functools import lru_cache
 from linx_trio import _seccomp_bpf as bpf
 from linx_trio import _seccomp_compile as compiler
 from linx_trio._seccomp_compile import MASKED_EQ, Comparison, Rule
-from linx_trio._seccomp_make import chain, only_with
+from linx_trio._seccomp_make import only_with
 
 ALLOWED = {
     "files": """
@@ -142,8 +142,7 @@ def default(more: frozenset[str]) -> bytes:
     if "clone" not in more:  # and clone3(2), whose flags a filter cannot see, is ENOSYS
         clone = compiler.strict_number_of("clone", "preset")
         refused += [Rule(clone, _EPERM, (Comparison(0, MASKED_EQ, flag, flag),)) for flag in NAMESPACE_FLAGS]
-    allowed = [Rule(number, bpf.ALLOW) for number in _numbers(set(words(ALLOWED)) | more)]
-    program = chain(compiler.compile_rules(bpf.ALLOW, refused), compiler.compile_rules(_ENOSYS, allowed))
+    before = [compiler.compile_rules(bpf.ALLOW, refused)]
     for name, values, otherwise in (
         ("socket", FAMILIES, _EAFNOSUPPORT),
         ("socketpair", FAMILIES, _EAFNOSUPPORT),
@@ -151,8 +150,9 @@ def default(more: frozenset[str]) -> bytes:
     ):
         if name not in more:
             number = compiler.strict_number_of(name, "preset")
-            program = chain(only_with(compiler.machine().token, number, 0, values, otherwise), program)
-    return program
+            before.append(only_with(compiler.machine().token, number, 0, values, otherwise))
+    allowed = [Rule(number, bpf.ALLOW) for number in _numbers(set(words(ALLOWED)) | more)]
+    return compiler.compile_rules(_ENOSYS, allowed, before)
 
 
 def _numbers(names: set[str]) -> list[int]:

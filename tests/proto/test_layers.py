@@ -78,6 +78,7 @@ RANKS = {
     "_seccomp_make": 1,
     "_seccomp_oci": 3,
     "_seccomp_profiles": 3,
+    "_seccomp_shorten": 1,
     "seccomp": 11,
     "_sandbox": 12,
     "capabilities": 11,
