@@ -167,7 +167,7 @@ def anything(draw: st.DrawFn) -> bytes:
     return bpf.encode([*parts, Instruction(Op.RET_A, 0, 0, 0) if draw(st.integers(0, 3)) == 0 else ALLOW])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data(), anything())
 def test_whatever_is_given_decides_as_before(data: st.DataObject, program: bytes) -> None:
     assert_decides_as_before(data, program)
