@@ -146,12 +146,22 @@ static int place_fds(const struct request *q, int control, int *init_net) {
 
 /* ---- steps and the checkpoint -------------------------------------------------------------------------------- */
 
+/* Memory that we share is that of somebody who may do more than we are going to, and then whoever may look into us must not
+ * look into that. Undumpable, it is open to nobody without rights over its parent's user namespace; but neither are our own files
+ * in /proc ours any more, the id maps among them. */
+static void hide_memory(struct step_room *room) {
+    if (room->shares_memory && !room->hidden)
+        room->hidden = RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
+}
+
 /* Up to the checkpoint or the end, or up to the first that is refused: its result, and its index. */
 static long run_steps(const struct request *q, size_t *i, struct step_room *room, int control) {
     long result = 0;
     room->umask = (mode_t)RAW1(umask, 0);
     for (; *i < q->step_count && q->steps[*i].kind != NULL; (*i)++) {
         const struct step *step = &q->steps[*i];
+        if (!step_writes_own_map(step))
+            hide_memory(room);
         result = step->kind->run(step, room);
         if (result < 0 && !step->optional)
             break;
@@ -287,8 +297,9 @@ struct start {
 /* A child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not be its
  * parent's as well, as they are for processes that share their memory. And CLONE_NEWTIME, which lies in clone(2)'s byte for the
  * exit signal, takes effect only for a child with memory of its own. */
-static bool may_share_memory(const struct request *q) {
-    return SHARES_MEMORY && q->auto_proceed && !(q->namespaces & CLONE_NEWTIME) && !has_step(q, step_needs_own_memory);
+static bool shares_memory(const struct request *q) {
+    bool is_copied = q->enters || (request_fd(q, FD_CGROUP) >= 0 && !q->init); /* clone(2) knows no cgroups */
+    return SHARES_MEMORY && q->auto_proceed && !is_copied && !(q->namespaces & CLONE_NEWTIME) && !has_step(q, step_needs_own_memory);
 }
 
 static _Noreturn void workload_main(const struct request *q, int control, int init_net) {
@@ -303,15 +314,16 @@ static _Noreturn void workload_main(const struct request *q, int control, int in
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
     struct step_room room = {.terminal = -1, .root = -1, .parent = -1, .empty_directory = -1, .null_device = -1,
-                             .init_net = init_net, .opened = -1};
+                             .init_net = init_net, .opened = -1, .shares_memory = shares_memory(q)};
     if (early)
         run_own_steps(q, 0, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);
     park(control, &room);
     run_own_steps(q, early ? checkpoint + 1 : 0, &room, control);
     die_with_monitor(control);
-    if (q->init && may_share_memory(q)) /* it is pid 1's memory too, which nobody who runs from here on may look into */
-        (void)RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+    room.hidden &= !q->init; /* pid 1's in any case; and again, for other ids may have undone it (fs.suid_dumpable) */
+    if (q->init)
+        hide_memory(&room);
     result = privileges_install_filters(&room);
     if (result < 0)
         child_refuse(control, -result, STAGE_seccomp_install, -1);
@@ -341,7 +353,7 @@ static _Noreturn void be_init(const struct request *q, int control) {
     if (has_step(q, step_is_of_init) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.net) < 0)
         child_refuse(control, errno, STAGE_fork, -1);
     reaper_start(&(struct reaper_request){.control = control, .proc = proc, .init = true, .net = below.net[0],
-                                          .shares_memory = may_share_memory(q), .go_on = below_init, .context = &below});
+                                          .shares_memory = shares_memory(q), .go_on = below_init, .context = &below});
 }
 
 static int begin_workload(const void *context) {
@@ -367,10 +379,9 @@ pid_t child_start(const struct request *request, int control, int *pidfd) {
     static struct start start; /* outlives this call, for the child that shares it */
     start = (struct start){request, control};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    int cgroup = request_fd(request, FD_CGROUP);
-    if (may_share_memory(request) && !request->enters && !request->init && cgroup < 0)
+    if (shares_memory(request) && !request->init) /* else with pid 1, if at all */
         return clone_sharing(flags, child_main, &start, pidfd);
-    pid_t pid = clone_copying(flags, SIGCHLD, cgroup, pidfd);
+    pid_t pid = clone_copying(flags, SIGCHLD, request_fd(request, FD_CGROUP), pidfd);
     if (pid == 0)
         _exit(child_main(&start));
     return pid;

@@ -165,7 +165,7 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
         emit_error(m, ESRCH, STAGE_clone, -1);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
         emit_error(m, EPROTO, STAGE_execve, -1);
-    } else if (m->quiet && ran && !m->told && !WIFSIGNALED(status)) {
+    } else if (m->quiet && ran && !m->told && m->out.sent == 0 && !WIFSIGNALED(status)) {
         emit_ran(m, pid, (int)code, usage);
     } else {
         if (!m->port)

@@ -103,7 +103,7 @@ int monitor_run(int in, int out, int signals, bool port) {
             {m.signals, POLLIN, 0},
             {holding && m.quiet ? -1 : m.control, holding ? 0 : POLLIN, 0},
             {outbox_empty(&m.out) || m.hold_until > 0 ? -1 : m.out.fd, POLLOUT, 0},
-            {m.phase == ENDED && m.init ? -1 : m.reaper_control, POLLIN, 0}, /* pid 1's own end is a signal */
+            {m.phase == ENDED && m.init && !m.lost ? -1 : m.reaper_control, POLLIN, 0}, /* pid 1's own end is a signal */
         };
         if (poll(fds, COUNT_OF(fds), poll_timeout(&m)) < 0)
             continue;

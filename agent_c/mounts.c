@@ -45,10 +45,14 @@ long mount_make_dir(const struct step *s, struct step_room *room) {
     long parent = place_parent(room, s->text[0], &name);
     if (parent < 0)
         return parent;
-    long result = *name == '\0' ? -EEXIST : RAW3(mkdirat, parent, name, s->number[0]);
-    if (result != -EEXIST) /* all of it: mkdir(2) leaves bits out */
-        return result < 0 ? result : RAW3(fchmodat, parent, name, s->number[0]);
-    long found = place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+    long found = place_makes_first(room, parent) ? -ENOENT : place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+    if (found == -ENOENT) {
+        long made = *name == '\0' ? -EEXIST : RAW3(mkdirat, parent, name, s->number[0]);
+        if (made != -EEXIST) /* all of it: mkdir(2) leaves bits out */
+            return made < 0 ? made : RAW3(fchmodat, parent, name, s->number[0]);
+        found = place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+        found = found == -ENOENT ? -EEXIST : found; /* a symlink that leads nowhere */
+    }
     drop(found);
     return found < 0 ? found : 0;
 }
@@ -345,6 +349,7 @@ long mount_root(const struct step *s, struct step_room *room) {
     place_forget_parent(room);
     drop(room->root);
     room->root = (int)mount;
+    room->root_is_tmpfs = place_is_on_tmpfs(mount);
     room->root_is_unbindable = true;
     return 0;
 }

@@ -3,8 +3,9 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
-enum { IN_ROOT = 0x10 /* RESOLVE_IN_ROOT */, LOOKUPS = 1000 };
+enum { IN_ROOT = 0x10 /* RESOLVE_IN_ROOT */, LOOKUPS = 1000, TMPFS = 0x01021994 /* TMPFS_MAGIC */ };
 
 static long root_of(const struct step_room *room) {
     return room->root >= 0 ? RAW3(fcntl, room->root, F_DUPFD_CLOEXEC, 3)
@@ -63,6 +64,11 @@ void place_forget_parent(struct step_room *room) {
     room->parent = -1;
 }
 
+bool place_is_on_tmpfs(long fd) {
+    struct statfs what;
+    return RAW2(fstatfs, fd, &what) >= 0 && what.f_type == TMPFS;
+}
+
 long place_parent(struct step_room *room, const char *path, const char **name) {
     char directory[4096];
     size_t length = before_last(path, name);
@@ -81,13 +87,24 @@ long place_parent(struct step_room *room, const char *path, const char **name) {
     if (parent < 0)
         return parent;
     room->parent = (int)parent;
+    room->parent_is_tmpfs = place_is_on_tmpfs(parent);
     room->parent_path = path;
     room->parent_length = length;
     return parent;
 }
 
+bool place_makes_first(const struct step_room *room, long parent) {
+    return parent == room->root ? room->root_is_tmpfs : room->parent_is_tmpfs;
+}
+
 long place_make(struct step_room *room, const char *path, bool directory, long *parent, const char **name) {
     *parent = place_parent(room, path, name);
+    if (*parent >= 0 && !place_makes_first(room, *parent)) {
+        long found = place_open(room, path, O_PATH, 0);
+        drop(found);
+        if (found != -ENOENT)
+            return found < 0 ? found : -EEXIST;
+    }
     if (*parent < 0)
         return *parent;
     if (**name == '\0')

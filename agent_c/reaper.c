@@ -243,8 +243,8 @@ static _Noreturn void reap_for(const struct reaper_request *q, int control, pid_
     run(control, q->proc, pid, pidfd, q->init);
 }
 
-/* Nobody may look into us once there is anybody inside. A workload that is to share our memory sees to that itself, when it has
- * written what only the dumpable may (its id maps); until then nobody else is here, for it does not park. */
+/* Nobody inside may look into us. A workload that is to share our memory sees to that itself, as soon as it has written what
+ * only the dumpable may, its id maps: until then nobody is inside who would be less than we are. */
 static _Noreturn void reap_workload(const struct reaper_request *q) {
     static struct below below; /* outlives this call, for the child that shares it */
     int pidfd = -1;

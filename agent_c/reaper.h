@@ -29,7 +29,7 @@ struct reaper_request {
     int proc;    /* the /proc outside; the one inside may be missing */
     /* As pid 1 it passes on the signals that it gets, and the namespace ends with the workload. */
     bool init;
-    /* The workload runs in our memory until it executes (child.c); it must see to it that we are not dumpable before it does. */
+    /* The workload runs in our memory until it executes, and hides it (child.c). */
     bool shares_memory;
     /* A fresh network namespace takes the kernel as long as all others together. So where the workload has something else to do
      * first, pid 1 makes it meanwhile, and hands it over here, or an errno (an int32_t, 0 with the fd). -1: not wanted. */

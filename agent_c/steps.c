@@ -14,6 +14,7 @@
 #include "frame.h"
 #include "mounts.h"
 #include "namespaces.h"
+#include "places.h"
 #include "privileges.h"
 #include "raw.h"
 
@@ -121,8 +122,8 @@ static long step_time_offsets(const struct step *s, struct step_room *unused) {
 static uint64_t flag_of(const char *kind) { return namespace_flag((struct etf_slice){(const uint8_t *)kind, strlen(kind)}); }
 
 /* For a child that has joined another process' namespaces: a fresh one of a kind that a process may change for itself. */
-static long step_unshare(const struct step *s, struct step_room *unused) {
-    (void)unused;
+static long step_unshare(const struct step *s, struct step_room *room) {
+    place_forget_parent(room); /* a directory of other mounts */
     return RAW1(unshare, flag_of(s->text[0]));
 }
 
@@ -143,8 +144,8 @@ static long step_net_of_init(const struct step *s, struct step_room *room) {
 }
 
 /* A namespace that has a name: what ip-netns(8) or `mount --bind` keeps. */
-static long step_setns(const struct step *s, struct step_room *unused) {
-    (void)unused;
+static long step_setns(const struct step *s, struct step_room *room) {
+    place_forget_parent(room);
     return join(s->text[1], flag_of(s->text[0]));
 }
 
@@ -252,6 +253,11 @@ const struct step_kind *step_kind_find(struct etf_slice name) {
 
 bool step_is_of_init(const struct step *step) { return step->kind->run == step_net_of_init; }
 
+bool step_writes_own_map(const struct step *step) {
+    return step->kind->run == step_own_uid_map || step->kind->run == step_own_gid_map;
+}
+
 bool step_needs_own_memory(const struct step *step) {
-    return step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets;
+    return step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets ||
+           (step->kind->run == step_setns && flag_of(step->text[0]) == CLONE_NEWTIME);
 }

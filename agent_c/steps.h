@@ -24,12 +24,14 @@ struct step_room {
     ino_t dev_inode;
     int root;                /* the root that mount points are below, until it is pivoted into; -1: "/" */
     bool root_is_unbindable; /* until then, unless something else was asked for */
+    bool root_is_tmpfs, parent_is_tmpfs; /* see places.h */
     int parent;              /* the directory where something was made last, or -1 */
     const char *parent_path; /* which begins with its path, of that length; a step's text */
     size_t parent_length;
     int empty_directory, null_device; /* mounts that mask something, or -1 */
     int init_net;            /* where pid 1 hands us its network namespace, or -1 */
     int opened;              /* for Python, or -1 */
+    bool shares_memory, hidden; /* with whom has cloned us; and it is not dumpable now */
     mode_t umask;            /* the workload's; while steps are taken it is 0, and what they make has the mode that they say */
     struct kept_filter filters[FILTERS_LIMIT]; /* for seccomp(2), in the order in which they came */
     size_t filter_count;
@@ -60,6 +62,9 @@ const struct step_kind *step_kind_find(struct etf_slice name);
 
 /* Of a step that is not the checkpoint. The network namespace is made by pid 1 meanwhile: see reaper.h. */
 bool step_is_of_init(const struct step *step);
+
+/* What only a dumpable process may write, unless it is root. */
+bool step_writes_own_map(const struct step *step);
 
 /* The same of steps that only memory of one's own can take: what they change is shared with whom one shares it. */
 bool step_needs_own_memory(const struct step *step);

@@ -306,7 +306,7 @@ async def _complete(
         workload,
         wait_ready=True,
         target=target,
-        quiet=not awaited,
+        quiet=not awaited and on_cancel is _terminate and among is None,  # nobody else sees the session
         keep_streams=awaited,
         on_cancel=on_cancel,
         among=among,

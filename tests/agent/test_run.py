@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import pickle
@@ -330,6 +331,20 @@ async def test_deliver_cancel(tmp_path: Path) -> None:
     assert came_out in CANCELLED
     assert bye.exists()
     assert [type(session) for session in given] == [linx.Session]
+
+
+async def test_deliver_cancel_is_given_a_pidfd_even_of_what_has_just_ended() -> None:
+    pidfds: list[int] = []
+
+    async def look(session: linx.Session) -> None:
+        await session.wait()
+        with contextlib.suppress(linx.NotReady):  # it has come to nothing
+            pidfds.append(session.pidfd)
+
+    for tenths in range(40):
+        with trio.move_on_after(tenths / 10_000):
+            await linx.run(["true"], deliver_cancel=look)
+    assert -1 not in pidfds
 
 
 async def test_deliver_cancel_that_does_nothing(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ ALLOWED: list[tuple[str, str]] = []
 if not os.environ.get("LINX_VM"):
     ALLOWED += [
         (r"CAP_SYS_RESOURCE", "withheld from root on some virtual machines and in most containers"),
+        (r"needs a loop device", "containers lack it, and small virtual machines may"),
         (r"needs netem", "kernels of small virtual machines lack it; the guest has it"),
         (
             r"needs a pure cgroup v2 hierarchy with memory and pids controllers",
