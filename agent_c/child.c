@@ -147,8 +147,9 @@ static int place_fds(const struct request *q, int control, int *init_net) {
 /* ---- steps and the checkpoint -------------------------------------------------------------------------------- */
 
 /* Memory that we share is that of somebody who may do more than we are going to, and then whoever may look into us must not
- * look into that. Undumpable, it is open to nobody without rights over its parent's user namespace; but neither are our own files
- * in /proc ours any more, the id maps among them. */
+ * look into that. Undumpable, it is open to nobody without rights over its user namespace; but then our own files in /proc are not
+ * ours either, the id maps among them. The monitor's stays open to the caller as long as we have its rights; pid 1's is nobody's
+ * business, and it is not alone any more as soon as somebody enters. */
 static void hide_memory(struct step_room *room) {
     if (room->shares_memory && !room->hidden)
         room->hidden = RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
@@ -160,7 +161,7 @@ static long run_steps(const struct request *q, size_t *i, struct step_room *room
     room->umask = (mode_t)RAW1(umask, 0);
     for (; *i < q->step_count && q->steps[*i].kind != NULL; (*i)++) {
         const struct step *step = &q->steps[*i];
-        if (!step_writes_own_map(step))
+        if (q->init ? !step_writes_own_map(step) : step_drops_rights(step))
             hide_memory(room);
         result = step->kind->run(step, room);
         if (result < 0 && !step->optional)

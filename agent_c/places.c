@@ -99,15 +99,15 @@ bool place_makes_first(const struct step_room *room, long parent) {
 
 long place_make(struct step_room *room, const char *path, bool directory, long *parent, const char **name) {
     *parent = place_parent(room, path, name);
-    if (*parent >= 0 && !place_makes_first(room, *parent)) {
+    if (*parent < 0)
+        return *parent;
+    if (**name == '\0')
+        return -EEXIST;
+    if (!place_makes_first(room, *parent)) {
         long found = place_open(room, path, O_PATH, 0);
         drop(found);
         if (found != -ENOENT)
             return found < 0 ? found : -EEXIST;
     }
-    if (*parent < 0)
-        return *parent;
-    if (**name == '\0')
-        return -EEXIST;
     return directory ? RAW3(mkdirat, *parent, *name, 0755) : RAW4(mknodat, *parent, *name, S_IFREG | 0644, 0);
 }

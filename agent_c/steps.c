@@ -257,6 +257,16 @@ bool step_writes_own_map(const struct step *step) {
     return step->kind->run == step_own_uid_map || step->kind->run == step_own_gid_map;
 }
 
+bool step_drops_rights(const struct step *step) {
+    long (*const those[])(const struct step *, struct step_room *) = {
+        step_setgroups, step_setgid, step_setuid, privileges_drop_bounding, privileges_set_thread,
+    };
+    for (size_t i = 0; i < COUNT_OF(those); i++)
+        if (step->kind->run == those[i])
+            return true;
+    return false;
+}
+
 bool step_needs_own_memory(const struct step *step) {
     return step->kind->run == step_oom_score_adj || step->kind->run == step_time_offsets ||
            (step->kind->run == step_setns && flag_of(step->text[0]) == CLONE_NEWTIME);

@@ -66,6 +66,9 @@ bool step_is_of_init(const struct step *step);
 /* What only a dumpable process may write, unless it is root. */
 bool step_writes_own_map(const struct step *step);
 
+/* After which we may do less than who has cloned us. */
+bool step_drops_rights(const struct step *step);
+
 /* The same of steps that only memory of one's own can take: what they change is shared with whom one shares it. */
 bool step_needs_own_memory(const struct step *step);
 
