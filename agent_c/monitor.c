@@ -98,12 +98,14 @@ int monitor_run(int in, int out, int signals, bool port) {
         }
         /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
         bool holding = m.phase == EXECUTING && m.hold_until > 0 && m.leader > 0;
+        /* Pid 1's own end comes right behind its last words, and is a signal. */
+        bool awaiting_signal = m.init && !m.lost && (m.phase == ENDED || (m.quiet && m.hold_until > 0));
         struct pollfd fds[] = {
             {m.in.eof ? -1 : m.in.fd, POLLIN, 0},
             {m.signals, POLLIN, 0},
             {holding && m.quiet ? -1 : m.control, holding ? 0 : POLLIN, 0},
             {outbox_empty(&m.out) || m.hold_until > 0 ? -1 : m.out.fd, POLLOUT, 0},
-            {m.phase == ENDED && m.init && !m.lost ? -1 : m.reaper_control, POLLIN, 0}, /* pid 1's own end is a signal */
+            {awaiting_signal ? -1 : m.reaper_control, POLLIN, 0},
         };
         if (poll(fds, COUNT_OF(fds), poll_timeout(&m)) < 0)
             continue;
