@@ -12,7 +12,7 @@ import trio
 import linx_trio as linx
 from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
-from tests.agent.lines import line
+from tests.agent.lines import Line, line
 from tests.agent.rights import rootless
 from tests.support import DEADLINE
 
@@ -20,11 +20,20 @@ LONG = [m.Spawned, m.Parked, m.Started, m.UsageReport]
 """What comes before the end where it is not told at once."""
 
 
+async def short_one(to: Line, script: bytes) -> list[m.Message]:
+    """What is said of one that has ended within 10 ms: on a busy machine it takes several to have such a one."""
+    with trio.fail_after(DEADLINE):
+        while True:
+            to.request(b"/bin/sh", b"-c", script, quiet=True)
+            heard = await to.until_idle()
+            if list(map(type, heard)) != [*LONG, m.Exit, m.Idle]:
+                return heard
+
+
 @pytest.mark.parametrize(("script", "code"), [(b"exit 0", 0), (b"exit 3", 3), (b"exit 255", 255)])
 async def test_an_ordinary_session_is_one_event(script: bytes, code: int) -> None:
     async with line() as to:
-        to.request(b"/bin/sh", b"-c", script, quiet=True)
-        ran, idle = await to.until_idle()
+        ran, idle = await short_one(to, script)
         assert isinstance(ran, m.Ran)
         assert (ran.code, idle) == (code, m.Idle())
         assert ran.host_pid == ran.child_pid > 1
@@ -62,8 +71,7 @@ async def test_a_long_session_is_told_as_it_goes_and_the_next_one_again_at_once(
             assert list(map(type, before)) == LONG[:3]
             fifo.write_bytes(b"")
             assert list(map(type, await to.hear(protocol))) == [m.UsageReport, m.Exit, m.Idle]
-            to.request(b"/bin/true", quiet=True)
-            assert list(map(type, await to.until_idle())) == [m.Ran, m.Idle]
+            assert list(map(type, await short_one(to, b"exit 0"))) == [m.Ran, m.Idle]
 
 
 async def test_whoever_is_not_quiet_hears_it_all() -> None:
