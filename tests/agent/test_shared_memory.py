@@ -54,6 +54,10 @@ result = [os.getuid(), seen]
 def test_neither_the_workload_nor_pid_1_whose_memory_it_has_can_be_looked_into() -> None:
     """Nearly all the time it makes a great many directories, its id maps written and its end not near."""
     own, seen = as_somebody(LOOK.format(count=30_000))
+    for _ in range(10):
+        if len(seen) > 20:
+            break
+        own, seen = as_somebody(LOOK.format(count=30_000))  # whoever looks may be late, on a busy machine
     hidden = [own not in owners for owners in seen]
     assert sum(hidden) > 0.5 * len(seen)
     assert all(hidden[hidden.index(True) :]), "it stays so"
