@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.agent.probes import ROOT, needs_root
+
+FROZEN = """
+import os, subprocess, sys
+from pathlib import Path
 import trio
-
 import linx_trio as linx
-from linx_trio.mount import Bind, Dir, Entry, Tmpfs
-from tests.agent.probes import needs_root
-from tests.support import DEADLINE
+from linx_trio.mount import Bind, Dir, Tmpfs
+
+image, place = map(Path, sys.argv[1:])
+
+def call(*argv):
+    subprocess.run(argv, check=True)
+
+async def main():
+    directory, file = str(place / "directory"), str(place / "file")
+    with trio.fail_after(60):
+        for entry in (Tmpfs(directory), Bind("/usr", directory), Bind(os.devnull, file), Dir(directory)):
+            await linx.run(["true"], namespaces={"mount"}, mounts=[entry])
+            print(type(entry).__name__, flush=True)
+
+call("mount", "-o", "loop", str(image), str(place))
+try:
+    (place / "directory").mkdir()
+    (place / "file").touch()
+    call("fsfreeze", "--freeze", str(place))
+    try:
+        trio.run(main)
+    finally:
+        call("fsfreeze", "--unfreeze", str(place))
+finally:
+    call("umount", str(place))
+"""
+"""In a mount namespace of its own: nobody else sees what it mounts."""
 
 
-def call(*argv: str) -> None:
-    subprocess.run(argv, check=True, capture_output=True)
-
-
-@pytest.fixture
-def frozen(tmp_path: Path) -> Iterator[Path]:
-    """A file system with a directory and a file in it, frozen (``fsfreeze(8)``)."""
+@needs_root
+def test_a_frozen_file_system_is_no_hindrance(tmp_path: Path) -> None:
     image, place = tmp_path / "image", tmp_path / "place"
     place.mkdir()
     with image.open("wb") as file:
         file.truncate(16 << 20)
-    call("mkfs.ext4", "-q", str(image))
-    with contextlib.ExitStack() as undo:
-        try:
-            call("mount", "-o", "loop", str(image), str(place))
-        except subprocess.CalledProcessError as exc:
-            pytest.skip(f"needs a loop device: {exc.stderr!r}")
-        undo.callback(call, "umount", str(place))
-        (place / "directory").mkdir()
-        (place / "file").touch()
-        call("fsfreeze", "--freeze", str(place))
-        undo.callback(call, "fsfreeze", "--unfreeze", str(place))
-        yield place
-
-
-@needs_root
-@pytest.mark.parametrize("kind", ["tmpfs", "bind", "bind file", "dir"])
-async def test_a_frozen_file_system_is_no_hindrance(frozen: Path, kind: str) -> None:
-    there = frozen / ("file" if kind == "bind file" else "directory")
-    entries: dict[str, Entry] = {
-        "tmpfs": Tmpfs(str(there)),
-        "bind": Bind("/usr", str(there)),
-        "bind file": Bind(os.devnull, str(there)),
-        "dir": Dir(str(there)),
-    }
-    with trio.fail_after(DEADLINE):
-        assert (await linx.run(["true"], namespaces={"mount"}, mounts=[entries[kind]])).returncode == 0
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", FROZEN, str(image), str(place)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "loop device" in done.stderr:
+        pytest.skip(f"needs a loop device: {done.stderr!r}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["Tmpfs", "Bind", "Bind", "Dir"]

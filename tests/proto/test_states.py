@@ -176,7 +176,10 @@ def test_the_diagram_has_every_state_and_every_step() -> None:
     assert "    [*] --> starting" in lines
     arrows = {line.strip().split(":")[0] for line in lines[2:]}
     wanted = {
-        f"{state} --> {target}" for state, row in EVENT_TABLE.items() for target in row.values() if target != state
+        f"{state} --> {target}"
+        for state, row in EVENT_TABLE.items()
+        for cls, target in row.items()
+        if target != state and cls is not m.Ran  # which is several steps at once
     }
     assert arrows == wanted | {f"{state} --> [*]" for state in TERMINAL}
     for name in NAMES:
@@ -198,5 +201,5 @@ def test_the_picture_and_the_table_tell_the_same_story(said: list[Classes]) -> N
     state = State.STARTING
     for cls in said:
         target = EVENT_TABLE[state].get(cls, state)
-        assert target is state or f"{state} --> {target}" in drawn
+        assert target is state or cls is m.Ran or f"{state} --> {target}" in drawn
         state = target
