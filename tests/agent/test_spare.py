@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,12 @@ EVERYTHING: list[tuple[list[str], dict[str, Any]]] = [
 ]
 
 
+def kinds_of_fds(directory: Path) -> Iterator[str]:
+    for fd in directory.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            yield os.readlink(fd).split(":[")[0]
+
+
 def facts_of(monitor: int) -> dict[str, Any]:
     """All that a session could have changed in the process that guards it."""
     proc = Path(f"/proc/{monitor}")
@@ -243,7 +251,7 @@ def facts_of(monitor: int) -> dict[str, Any]:
         "status": [line for line in status if not line.startswith("SigQ")],
         "nice": fields[16],
         "session": fields[1:4],
-        "fds": sorted(os.readlink(fd).split(":[")[0] for fd in (proc / "fd").iterdir()),
+        "fds": sorted(kinds_of_fds(proc / "fd")),
         "links": [os.readlink(proc / name) for name in ("cwd", "root", "exe")],
         "namespaces": {link.name: os.readlink(link) for link in (proc / "ns").iterdir()},
         "limits": (proc / "limits").read_text(),
