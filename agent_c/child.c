@@ -322,7 +322,7 @@ static _Noreturn void workload_main(const struct request *q, int control, int in
     park(control, &room);
     run_own_steps(q, early ? checkpoint + 1 : 0, &room, control);
     die_with_monitor(control);
-    room.hidden &= !q->init; /* pid 1's in any case; and again, for other ids may have undone it (fs.suid_dumpable) */
+    room.hidden = false; /* pid 1's in any case; and again, for other ids may have undone it (fs.suid_dumpable) */
     if (q->init)
         hide_memory(&room);
     result = privileges_install_filters(&room);

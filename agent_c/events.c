@@ -31,14 +31,18 @@ void emit_refusal(struct monitor *m, const char *name, const struct child_messag
 
 static int64_t microseconds(struct timeval t) { return (int64_t)t.tv_sec * 1000000 + t.tv_usec; }
 
+static void put_amounts(struct etf_writer *w, const struct monitor *m, const struct rusage *usage, bool ran) {
+    etf_put_integer(w, microseconds(usage->ru_utime));
+    etf_put_integer(w, microseconds(usage->ru_stime));
+    etf_put_integer(w, ran ? now_us() - m->granted_at : 0);
+    etf_put_integer(w, (int64_t)usage->ru_maxrss * 1024);
+}
+
 void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool ran) {
     struct etf_writer w = frame_begin(&m->out);
     etf_put_tuple(&w, 6);
     etf_put_atom(&w, "usage");
-    etf_put_integer(&w, microseconds(usage->ru_utime));
-    etf_put_integer(&w, microseconds(usage->ru_stime));
-    etf_put_integer(&w, ran ? now_us() - m->granted_at : 0);
-    etf_put_integer(&w, (int64_t)usage->ru_maxrss * 1024);
+    put_amounts(&w, m, usage, ran);
     etf_put_atom(&w, WIFSIGNALED(status) && WCOREDUMP(status) ? "true" : "false");
     frame_end(&m->out, &w, -1);
 }
@@ -46,12 +50,12 @@ void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool 
 void emit_ran(struct monitor *m, pid_t pid, int code, const struct rusage *usage) {
     outbox_take_back(&m->out);
     struct etf_writer w = frame_begin(&m->out);
-    const int64_t numbers[] = {pid, m->child_pid, code, microseconds(usage->ru_utime), microseconds(usage->ru_stime),
-                               now_us() - m->granted_at, (int64_t)usage->ru_maxrss * 1024};
-    etf_put_tuple(&w, 1 + COUNT_OF(numbers));
+    etf_put_tuple(&w, 8);
     etf_put_atom(&w, "ran");
-    for (size_t i = 0; i < COUNT_OF(numbers); i++)
-        etf_put_integer(&w, numbers[i]);
+    etf_put_integer(&w, pid);
+    etf_put_integer(&w, m->child_pid);
+    etf_put_integer(&w, code);
+    put_amounts(&w, m, usage, true);
     frame_end(&m->out, &w, -1);
 }
 
