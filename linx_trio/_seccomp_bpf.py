@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 INSTRUCTION_LIMIT = 4096  # BPF_MAXINSNS
+FARTHEST = 255  # how far a conditional jump can lead
 DATA_SIZE = 64
 DATA_WORDS = DATA_SIZE // 4
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 1, 4  # indices of words

@@ -69,13 +69,9 @@ def _search(runs: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
     middle = len(runs) // 2
     below, above = _search(runs[:middle]), _search(runs[middle:])
     first = runs[middle][0]
-    if len(below) > _FARTHEST:
+    if len(below) > bpf.FARTHEST:
         return [Instruction(Op.JGE, 0, 1, first), Instruction(Op.JA, 0, 0, len(below)), *below, *above]
     return [Instruction(Op.JGE, len(below), 0, first), *below, *above]
-
-
-_FARTHEST = 255
-"""How far a conditional jump can lead."""
 
 
 def only_with(arch: int, nr: int, index: int, values: Collection[int], otherwise: int) -> bytes:

@@ -23,9 +23,6 @@ from functools import lru_cache
 from linx_trio import _seccomp_bpf as bpf
 from linx_trio._seccomp_bpf import Instruction, Op
 
-_FARTHEST = 255
-"""How far a conditional jump can lead."""
-
 _EXCEPTIONS = 3
 """Of a range, at most."""
 
@@ -258,7 +255,7 @@ def _laid_out(graph: _Graph, root: int) -> list[Instruction]:
     for node in sorted(needed):
         op, k, yes, no = graph.nodes[node]
         if bpf.is_test(op):
-            bring((yes, no), _FARTHEST)
+            bring((yes, no), bpf.FARTHEST)
             here = Instruction(op, distance(yes), distance(no), k)
         elif op not in bpf.RETURNS:
             bring((yes,), 0)
