@@ -32,7 +32,7 @@ import trio
 from linx_trio._build_id import source_hash
 from linx_trio._caller import Caller, environment
 from linx_trio._cause_programs import REINSTALL, agent_refused
-from linx_trio._channel import Channel, is_silent
+from linx_trio._channel import Channel, are_silent
 from linx_trio._fd import after_fork, socket_pair
 from linx_trio._hints import hint_for
 from linx_trio._machine import Machine
@@ -148,7 +148,7 @@ class Zygote:
         while True:
             with _lock:
                 spare = self._spares.pop() if self._spares else None
-            if spare is None or (spare.is_silent() and is_silent(self.control)):
+            if spare is None or spare.is_silent(self.control):
                 return spare
             spare.close()  # somebody has killed it, or us
 
@@ -156,7 +156,7 @@ class Zygote:
         """Takes over the channel of a monitor that waits for another request: it is a spare, if one more is wanted."""
         with _lock:
             wanted = not self._retired and len(self._spares) < _KEPT_SPARES
-            if wanted and channel.is_sent and is_silent(self.control):
+            if wanted and channel.is_sent and are_silent(self.control):
                 self._spares.append(channel)
                 return
         channel.close()

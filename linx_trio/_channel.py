@@ -11,6 +11,7 @@ import array
 import contextlib
 import itertools
 import os
+import select
 import socket
 import sys
 from collections.abc import Sequence
@@ -23,22 +24,20 @@ _READ_SIZE = 4096
 _FDS_AT_ONCE = 16
 
 if sys.platform == "linux":
-    _PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
     _ROOM = socket.CMSG_SPACE(_FDS_AT_ONCE * 4)
     _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 
 _numbers = itertools.count(1)
 
 
-def is_silent(side: socket.socket) -> bool:
-    """Whether the far side is open, and nothing that it said waits to be read."""
-    try:
-        side.recv(1, _PEEK)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
+def are_silent(*sides: socket.socket) -> bool:
+    """Whether the far sides are open, and nothing that they said waits to be read."""
+    if any(side.fileno() < 0 for side in sides):
+        return False
+    said = select.poll()
+    for side in sides:
+        said.register(side, select.POLLIN)
+    return not said.poll(0)
 
 
 class Channel:
@@ -96,15 +95,17 @@ class Channel:
         """
         while True:
             await trio.lowlevel.wait_readable(self._socket)  # first: what was asked for just now is not there yet
-            try:
-                data, ancillary, _flags, _address = self._socket.recvmsg(_READ_SIZE, _ROOM, _CLOEXEC)
-            except BlockingIOError:
-                continue
-            fds = array.array("i")
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-            return data, fds.tolist()
+            with contextlib.suppress(BlockingIOError):
+                return self.receive_nowait()
+
+    def receive_nowait(self) -> tuple[bytes, list[int]]:
+        """The same at once, or `BlockingIOError`."""
+        data, ancillary, _flags, _address = self._socket.recvmsg(_READ_SIZE, _ROOM, _CLOEXEC)
+        fds = array.array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+        return data, fds.tolist()
 
     def stop_sending(self) -> None:
         """Nothing more will be said: the far side reads to the end of the stream."""
@@ -120,9 +121,9 @@ class Channel:
         """This side's fd; -1 once it is closed."""
         return self._socket.fileno()
 
-    def is_silent(self) -> bool:
-        """Whether the far side is there, and nothing that it said waits to be read."""
-        return is_silent(self._socket)
+    def is_silent(self, also: socket.socket) -> bool:
+        """Whether the far side is there, and nothing that it said waits to be read; nor of what `also` is a side of."""
+        return are_silent(self._socket, also)
 
     def close(self) -> None:
         """Closes both sides that are still ours; whoever waits on them is woken."""

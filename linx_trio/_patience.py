@@ -29,13 +29,17 @@ async def _outwait(event: trio.Event, interrupts: list[KeyboardInterrupt]) -> No
             interrupts.append(exc)
 
 
+def is_real(clock: trio.abc.Clock, seconds: float = 2.0) -> bool:
+    """Whether that many seconds of it are as many of real time."""
+    return abs(clock.deadline_to_sleep_time(clock.current_time() + seconds) - seconds) < 1
+
+
 async def wait_really(event: trio.Event, seconds: float, interrupts: list[KeyboardInterrupt]) -> bool:
     """Waits, shielded, for `event`, up to so many seconds of real time. Each ^C meanwhile is put into `interrupts`."""
     clock = trio.lowlevel.current_clock()
-    deadline = clock.current_time() + seconds
     scope = trio.CancelScope(shield=True)
-    if abs(clock.deadline_to_sleep_time(deadline) - seconds) < 1:
-        scope.deadline = deadline
+    if is_real(clock, seconds):
+        scope.deadline = clock.current_time() + seconds
         with scope:
             await _outwait(event, interrupts)
         return event.is_set()
@@ -60,13 +64,14 @@ async def congested(send: Callable[[], T]) -> T:
     """Calls `send` until the kernel takes it, and returns what it says. The kernel limits how many messages, and how
     many fds, are under way (``unix(7)``).
     """
-    deadline = time.monotonic() + _CONGESTION_SECONDS
+    deadline: float | None = None
     while True:
         try:
             return send()
         except OSError as exc:
             if exc.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS):
                 raise
+            deadline = deadline or time.monotonic() + _CONGESTION_SECONDS
             if time.monotonic() > deadline:
                 raise setup_error(exc.errno, "fork", None, "too many sessions are being started at once") from None
         await trio.sleep(0.002)

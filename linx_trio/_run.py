@@ -506,7 +506,7 @@ def _the_interrupt(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _wait(session: Session, on_cancel: Callable[[Session], Awaitable[object]]) -> None:
-    if session.outcome is not None:
+    if session.is_over:
         return  # a short one, over before we looked: another turn of the loop would be for nothing
     try:
         await session.wait()

@@ -2,16 +2,16 @@
 
 Lines that must hold:
 
-1. The reader outlives the body. It is a system task, out of reach of the user's cancel scopes, and ends when the
-   monitor has reaped everything and says that it is idle; or with the stream, which the agent closes when the monitor
-   has itself been reaped. So "the reader has ended" is the proof.
+1. Reading outlives the body: it ends when the monitor has reaped everything and says that it is idle; or with the
+   stream, which the agent closes when the monitor has itself been reaped. So "reading has ended" is the proof. Whoever
+   reads in person and is cancelled leaves it to somebody out of reach of the user's cancel scopes.
 2. Between reading bytes and applying them there is no checkpoint: no event is lost by a cancellation.
 3. Commands are sent by plain functions: no frame is ever cut.
 4. There are two killers: this side's, in `close` (shielded, bounded, and in the end by pidfd), and the monitor's,
    when the stream ends because Python is gone.
 
-What is known of it stands in `_session_facts`, what the agent says is heard in `_session_news`; here are the verbs, its
-beginning and its end.
+What is known of it stands in `_session_facts`; what the agent says is heard in `_session_listening` and understood in
+`_session_news`; here are the verbs, its beginning and its end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
 from linx_trio._proto.states import Action, State, rule
 from linx_trio._session_facts import Batch, PidFd
-from linx_trio._session_news import PATIENCE_SECONDS, SessionNews
+from linx_trio._session_listening import PATIENCE_SECONDS, SessionListening
 from linx_trio._target import Target
 from linx_trio.errors import (
     AgentDied,
@@ -67,7 +67,7 @@ class _NeverRead(Exception):
     """The agent went before it had read the request: nothing was started, and asking another one is safe."""
 
 
-class Session(SessionNews):
+class Session(SessionListening):
     """One workload and all that descends from it. Made by `linx_trio.spawn`; do not call."""
 
     # ---- verbs ----------------------------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ class Session(SessionNews):
             self._proceeding = True
             if not self._batches and (self._is_ready or not self._maps_from_outside()):
                 self._send(m.PROCEED)  # else `_map_ids` does, or `_answer`
-        await self._released.wait()
+        await self._hear(self._released)
         if self._ran:
             return
         self._raise_failure()
@@ -100,7 +100,7 @@ class Session(SessionNews):
         await trio.lowlevel.checkpoint_if_cancelled()
         self._rule("abort")
         self._send(m.ABORT)
-        await self._released.wait()
+        await self._hear(self._released)
         if isinstance(self._outcome, Aborted):
             return
         if self._ran:
@@ -136,13 +136,14 @@ class Session(SessionNews):
         Raises `SetupError`, `AgentDied` or `AgentError` for a session that failed. Cancelling it does not touch the
         session.
         """
-        await self._ended.wait()
+        await self._hear(self._ended)
         if self._outcome is None:
             self._raise_failure()
         return cast("Outcome", self._outcome)
 
     def events(self) -> AsyncIterator[Event]:
         """All of this session's events, from the first one, ending after the terminal one. Any number of iterators."""
+        self._tell_at_once()
         return EventIterator(self._events)
 
     def set_owner(self, channel: trio.MemorySendChannel[Any] | None) -> None:
@@ -152,6 +153,7 @@ class Session(SessionNews):
         """
         if channel is not None and not isinstance(channel, trio.MemorySendChannel):
             raise TypeError(f"channel must be the sending end of trio.open_memory_channel(), not {channel!r}")
+        self._tell_at_once()
         self._owner = OwnerFeed(channel) if channel is not None else None
 
     def _rule(self, verb: str) -> Action:
@@ -213,7 +215,7 @@ class Session(SessionNews):
                 fds = [fd for fd, _ in made.fds]
                 targets: list[m.Target] = [number for _, number in made.fds]
                 targets += [(m.NULL, number) for number in made.nulls]
-                if not os.path.isabs(cast("str", self._workload.cwd or "")):  # else the caller's own does not matter
+                if not str(self._workload.cwd or "").startswith("/"):  # else the caller's own does not matter
                     fds.append(_open_cwd(bag))
                     targets.append(m.CWD)
                 if self._target is not None:
@@ -234,7 +236,6 @@ class Session(SessionNews):
             raise
         except OSError as exc:
             raise _as_setup_error(exc, "stdio") from None
-        self._in_person = self._quiet and not made.ours
         self._terminal = made.terminal
         return made
 
@@ -244,6 +245,8 @@ class Session(SessionNews):
                 await self._hand_over(fds, targets)
                 if wait_ready:
                     await self._wait_started()
+                else:
+                    self._listen_from_now_on()
                 return
             except _NeverRead:
                 await self._start_over()
@@ -285,14 +288,15 @@ class Session(SessionNews):
             targets.append(m.CGROUP_PARENT)
 
     async def _wait_started(self) -> None:
-        if self._in_person:
-            await self._read(cast("Channel", self._channel), in_person=True)
-        started = self._released if self._workload.auto_proceed else self._parked
-        if not started.is_set():  # else the reading was a checkpoint
-            await started.wait()
+        if self._maps_from_outside():  # then it is a task of ours that says when it is ready
+            self._listen_from_now_on()
+        else:
+            self._lazy = self._workload.auto_proceed and self._owner is None and self._placement is None
+            self._token = trio.lowlevel.current_trio_token()
+        await self._hear(self._released if self._workload.auto_proceed else self._parked)
         if self._never_read:
             raise _NeverRead
-        if self.state == State.FAILED:
+        if self._protocol.state is State.FAILED:
             self._raise_failure()
 
     def _release_zygote(self) -> None:
@@ -326,8 +330,6 @@ class Session(SessionNews):
             except _agent.Gone:
                 raise _NeverRead from None
         self._reading = True
-        if not self._in_person:
-            self._read_in_background(channel)
 
     async def _start_over(self) -> None:
         """Back to the beginning, with another zygote: this one died with our request unread."""
@@ -397,14 +399,17 @@ class Session(SessionNews):
 
     async def _end_all(self, interrupts: list[KeyboardInterrupt]) -> bool:
         """The two killers, one after the other: the monitor, told to; and, if it does not, this side by pidfd."""
+        self._catch_up()
+        if self._gone.is_set():
+            return True
         grace = 0.0 if self._ended.is_set() else self._workload.shutdown.grace
         if self._ended.is_set():
             self._release_cgroup()
             by_itself = self._ends_with_its_namespace()
-            if by_itself and await wait_really(self._gone, PATIENCE_SECONDS, interrupts):
+            if by_itself and await self._hear_end(PATIENCE_SECONDS, interrupts):
                 return True
         self._send(m.shutdown(_request.milliseconds(grace)) if grace > 0 else m.SHUTDOWN)
-        if await wait_really(self._gone, grace + CLOSE_SECONDS, interrupts):
+        if await self._hear_end(grace + CLOSE_SECONDS, interrupts):
             return True
         _log.warning("the agent of %r does not end it: killing by pidfd", self)
         self._kill_by_hand()

@@ -70,7 +70,9 @@ class SessionFacts:
     _entered: Pinned | None = None
     _zygote: _agent.Zygote | None = None
     _channel: Channel | None = None
-    _reading = _in_person = _disbelieved = _proceeding = _closing = _condemned = False
+    _reading = _listening = _lazy = _disbelieved = _proceeding = _closing = _condemned = False
+    _others = 0  # who wait while somebody else listens
+    _token: trio.lowlevel.TrioToken | None = None
     _retryable = _never_read = _is_ready = False
     _host_pid: int | None = None
     _child_pid: int | None = None
@@ -106,13 +108,14 @@ class SessionFacts:
 
     def __repr__(self) -> str:
         pid = "" if self._host_pid is None else f" pid {self._host_pid}"
-        return f"<linx_trio.Session {self._workload.arguments[0]!r} {self.state}{pid}>"
+        return f"<linx_trio.Session {self._workload.arguments[0]!r} {self._known_state()}{pid}>"
 
     @property
     def state(self) -> str:
         """``"starting" "ready" "running" "exited" "signaled" "aborted"`` or ``"failed"``."""
-        state = self._protocol.state
-        return (State.STARTING if state is State.READY and not self._is_ready else state).value
+        if self._lazy:
+            self._look()
+        return self._known_state()
 
     @property
     def host_pid(self) -> int:
@@ -141,12 +144,14 @@ class SessionFacts:
     @property
     def outcome(self) -> Outcome | None:
         """`Exited`, `Signaled` or `Aborted`; `None` before the end, and for a session that failed."""
+        if self._lazy:
+            self._look()
         return self._outcome
 
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal as in `subprocess`; `None` where there is none."""
-        match self._outcome:
+        match self.outcome:
             case Exited(code):
                 return code
             case Signaled(signum):
@@ -156,6 +161,8 @@ class SessionFacts:
     @property
     def usage(self) -> Usage | None:
         """What the workload used; `None` before its end."""
+        if self._lazy:
+            self._look()
         return self._usage
 
     @property
@@ -178,6 +185,11 @@ class SessionFacts:
         return None if self._placement is None else self._placement.group
 
     @property
+    def is_over(self) -> bool:
+        """Whether its end has been heard of."""
+        return self._ended.is_set()
+
+    @property
     def is_under_way(self) -> bool:
         """Whether the agent has been asked to start the workload."""
         return self._reading
@@ -198,7 +210,7 @@ class SessionFacts:
             namespaces=self._kinds,
             pty=isinstance(self._workload.stdio, Pty),
             containment=self.containment,
-            outcome=self._outcome,
+            outcome=self.outcome,
             usage=self._usage,
             degraded=tuple(self._degraded),
         )
@@ -233,6 +245,14 @@ class SessionFacts:
         return self._pty
 
     # ---- for the parts above --------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Hears what has been said, where nobody listens."""
+        raise NotImplementedError
+
+    def _known_state(self) -> str:
+        state = self._protocol.state
+        return (State.STARTING if state is State.READY and not self._is_ready else state).value
 
     def _send(self, frame: bytes) -> None:
         if self._channel is not None and not self._gone.is_set():

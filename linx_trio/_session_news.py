@@ -1,4 +1,4 @@
-"""What the agent says of a session, read and applied; see `_session`, whose lines 1 and 2 are held here."""
+"""What the agent says of a session, applied; how it is heard is in `_session_listening`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 
 from linx_trio import _request
-from linx_trio._channel import Channel
 from linx_trio._events import Aborted, Event, Exited, Failed, Ready, Running, Signaled, Usage
 from linx_trio._fd import FdBag
 from linx_trio._hints import hint_for
@@ -34,90 +33,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("linx_trio")
 
-PATIENCE_SECONDS = 0.05
-"""How long the reader in person waits for the stream's end after the workload's."""
-
 _TOO_LARGE = "all the steps that are taken at once, with the contents of files, have room for 16 MiB"
 
 
 class SessionNews(SessionFacts):
-    """The part of a `Session` that listens."""
+    """The part of a `Session` that understands."""
 
-    # ---- reading --------------------------------------------------------------------------------------------------
-
-    def _read_in_background(self, channel: Channel) -> None:
-        trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
-
-    async def _read(self, channel: Channel, *, in_person: bool = False) -> None:
-        """Applies what the agent says, until the stream ends. As a system task it may raise nothing.
-
-        `in_person` does without that task, for a session that one task waits for from beginning to end (`run`). It
-        can be cancelled; then, and when the end keeps us waiting, a system task takes over.
-        """
-        finished = False
-        try:
-            while not finished:
-                try:
-                    finished = await self._read_on(channel, in_person=in_person)
-                except m.Nonsense as exc:
-                    self._disbelieve(str(exc), exc.term)
-                except (OSError, trio.ClosedResourceError) as exc:
-                    reset = isinstance(exc, ConnectionResetError)
-                    self._lose(None, never_read=reset and self._last_state() is State.STARTING)
-                    finished = True
-                except Exception as exc:  # ours; but in a system task it would end the whole trio.run
-                    _log.exception("reading from the agent of %r", self)
-                    self._disbelieve(f"what the agent said could not be applied: {exc!r}", None)
-                if in_person:
-                    break
-        finally:
-            if in_person and not finished:
-                self._read_in_background(channel)
-            else:
-                self._stop_reading(channel)
-
-    async def _read_on(self, channel: Channel, *, in_person: bool) -> bool:
-        """Until the stream's end (True); in person, until the end keeps us waiting (False)."""
-        while not (in_person and self._ended.is_set()):
-            if await self._read_once(channel):
-                return True
-        if not self._ends_with_its_namespace():
-            self._send(m.SHUTDOWN)
-        self._release_cgroup()
-        with trio.move_on_after(PATIENCE_SECONDS):
-            while not await self._read_once(channel):
-                pass
-            return True
-        return False
-
-    async def _read_once(self, channel: Channel) -> bool:
-        """What has arrived, applied; whether the stream has ended."""
-        data, fds = await channel.receive()
-        if self._disbelieved:
-            self._protocol.unclaimed.extend(fds)
-            return not data
-        for message, fd in self._protocol.feed(data, fds):
-            self._apply(message, fd)
-        if not data:
-            self._protocol.end_of_file()
-            self._lose(None)
-        return not data or self._protocol.is_idle
-
-    def _stop_reading(self, channel: Channel) -> None:
-        spoilt = bool(self._protocol.unclaimed) or self._disbelieved or self._condemned
-        for fd in self._protocol.unclaimed:
-            os.close(fd)
-        self._protocol.unclaimed.clear()
-        if self._protocol.is_idle and not spoilt and self._zygote is not None:
-            self._channel = None
-            self._zygote.keep(channel)
-        else:
-            channel.close()
-        self._gone.set()
+    # ---- when it goes wrong ----------------------------------------------------------------------------------------
 
     def _disbelieve(self, message: str, term: object) -> None:
         """After nonsense: have all killed, and believe nothing more until the stream's end."""
         self._disbelieved = True
+        self._lazy = False
         self._fail(lambda: AgentError(message, term), errno.EPROTO)
         self._send(m.SHUTDOWN)
         if self._channel is not None:
