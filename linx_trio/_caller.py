@@ -42,15 +42,18 @@ class Caller:
 
     @staticmethod
     def now() -> Caller:
-        """Reads it. Raises `NotSupported` where ``/proc`` is not mounted."""
+        """Reads it; the same object as before, where nothing has changed: this is done at every spawn. Raises
+        `NotSupported` where ``/proc`` is not mounted.
+        """
+        global _latest
         root = os.stat("/")
         thread = _open("/proc/thread-self", os.O_PATH)
         try:
-            umask, *privileges = _status(thread)
+            status = read_file("status", thread)
             identity = (
-                tuple(privileges),
                 tuple([os.readlink(link, dir_fd=thread) for link in _namespace_links()]),
-                (root.st_dev, root.st_ino),
+                root.st_dev,
+                root.st_ino,
                 os.getsid(0),
                 os.sched_getscheduler(0),
                 os.sched_getparam(0).sched_priority,
@@ -59,25 +62,41 @@ class Caller:
             )
         finally:
             os.close(thread)
-        limits = tuple(map(resource.getrlimit, range(16)))
-        return Caller(identity, int(umask, 8), os.getpriority(os.PRIO_PROCESS, 0), limits)
+        seen = (identity, os.getpriority(os.PRIO_PROCESS, 0), tuple(map(resource.getrlimit, range(16))))
+        latest = _latest
+        if latest is not None and latest[0] == seen:
+            for line in latest[1]:
+                if line not in status:
+                    break
+            else:
+                return latest[2]
+        lines = _lines_of(status)
+        umask = int(lines[0].removeprefix(_UMASK), 8)
+        caller = Caller((lines[1:], *identity), umask, *seen[1:])
+        _latest = seen, lines, caller
+        return caller
 
 
-def _status(thread: int) -> tuple[bytes, bytes, bytes, bytes]:
+_latest: tuple[object, tuple[bytes, ...], Caller] | None = None
+"""What was seen last, of whatever thread, and the lines of its status that count."""
+
+_UMASK = b"\nUmask:\t"
+
+
+def _lines_of(status: bytes) -> tuple[bytes, ...]:
     """The umask, the ids, the groups, and all from capabilities to CPUs, out of ``/proc/thread-self/status``
-    (``proc(5)``): found rather than parsed, since this is done at every spawn.
+    (``proc(5)``): each with the line breaks round it, so that nothing else there reads like it.
     """
-    text = read_file("status", thread)
-    umask = text.find(b"\nUmask:\t") + len(b"\nUmask:\t")
-    ids = text.find(b"\nUid:\t", umask)
-    after_ids = text.find(b"\nFDSize:\t", ids)
-    groups = text.find(b"\nGroups:\t", after_ids)
-    privileges = text.find(b"\nCapInh:\t", groups)
+    umask = status.find(_UMASK)
+    ids = status.find(b"\nUid:\t", umask)
+    after_ids = status.find(b"\nFDSize:\t", ids)
+    groups = status.find(b"\nGroups:\t", after_ids)
+    privileges = status.find(b"\nCapInh:\t", groups)
     return (
-        text[umask : text.find(b"\n", umask)],
-        text[ids:after_ids],
-        text[groups : text.find(b"\n", groups + 1)],
-        text[privileges : text.find(b"\nCpus_allowed_list:", privileges)],
+        status[umask : status.find(b"\n", umask + 1) + 1],
+        status[ids : after_ids + 1],
+        status[groups : status.find(b"\n", groups + 1) + 1],
+        status[privileges : status.find(b"\nCpus_allowed_list:", privileges) + 1],
     )
 
 

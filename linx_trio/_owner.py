@@ -45,19 +45,17 @@ class EventLog:
     def __init__(self) -> None:
         self._events: list[Event] = []
         self._complete = False
-        self._news = trio.lowlevel.ParkingLot()
+        self._news: trio.lowlevel.ParkingLot | None = None  # made by who waits first
 
     def append(self, event: Event) -> None:
         self._events.append(event)
-        self._wake()
+        if self._news is not None:
+            self._news.unpark_all()
 
     def complete(self) -> None:
         """Says that no more will come."""
         self._complete = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._news:
+        if self._news is not None:
             self._news.unpark_all()
 
     async def get(self, index: int) -> Event | None:
@@ -65,6 +63,7 @@ class EventLog:
         if index < len(self._events) or self._complete:
             await trio.lowlevel.checkpoint()
         while index >= len(self._events) and not self._complete:
+            self._news = self._news or trio.lowlevel.ParkingLot()
             await self._news.park()
         return self._events[index] if index < len(self._events) else None
 

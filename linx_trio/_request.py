@@ -106,7 +106,10 @@ def build(
     the one to be born into, `own_cgroup` its name if it is for this session alone.
     """
     special = (terminal, entered, cgroup, own_cgroup)
-    given = _Given(workload, caller, baseline, tuple(fds), quiet, _environment(cast("Any", workload.env)))
+    env = workload.assignments
+    if env is None:
+        env = _assignments(tuple(environment().items()))
+    given = _Given(workload, caller, baseline, tuple(fds), quiet, env)
     if special != (None, None, None, None):
         return _build(given, *special)
     then, request = workload.last_request
@@ -204,14 +207,9 @@ def milliseconds(seconds: float) -> int:
     return -int(-seconds * 1000 // 1)
 
 
-def _environment(env: Mapping[str, str] | None) -> tuple[bytes, ...]:
-    if env is not None:
-        return tuple(os.fsencode(f"{key}={value}") for key, value in env.items())
-    return _assignments(tuple(environment().items()))
-
-
 @functools.lru_cache(maxsize=16)
 def _assignments(pairs: tuple[tuple[bytes, bytes], ...]) -> tuple[bytes, ...]:
+    """The caller's environment."""
     return tuple(key + b"=" + value for key, value in pairs)
 
 

@@ -63,7 +63,7 @@ def sandboxed(
     if network and shown == READONLY:
         shown += _NETWORK
     filtered = "seccomp" not in options
-    there = tuple([path for path in shown if path not in _USUAL or os.path.lexists(path)])
+    there = tuple([path for path in shown if path not in _USUAL or _exists(path)])
     key = (there, _merged() if "/usr" in there else (), kept, network, filtered, os.geteuid(), os.getegid())
     if "mounts" not in options:  # they come in addition
         made = remembered(lambda own: _of_program(own, *key), {"argv": argv, **options})
@@ -139,6 +139,9 @@ def _paths(value: Iterable[Argument], name: str) -> tuple[str, ...]:
 
 _USUAL = frozenset({*READONLY, *_NETWORK})
 """What is left out if it is not there."""
+
+_exists = functools.partial(os.access, mode=os.F_OK, follow_symlinks=False)
+"""`os.path.lexists`, without an exception for each that is not there."""
 
 
 def _mounts(

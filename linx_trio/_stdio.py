@@ -63,19 +63,24 @@ def _plan_terminal(pty: Pty, made: Plan, bag: FdBag) -> None:
 
 async def _plan_streams(workload: Workload, made: Plan, bag: FdBag) -> None:
     specs = cast("tuple[StdioSpec, ...]", (workload.stdin, workload.stdout, workload.stderr))
-    for number, spec in enumerate(specs):  # before anything is opened that could get such a number
-        if spec is Stdio.INHERIT:
-            _open_fd(number, STREAMS[number], "this process has it closed: pass linx.DEVNULL instead")
+    inherited = [number for number, spec in enumerate(specs) if spec is Stdio.INHERIT]
+    for number in inherited:  # before anything is opened that could get such a number
+        made.fds.append((_open_fd(number, STREAMS[number], _CLOSED_HINT), number))
+    if len(inherited) == len(specs):
+        return
     for number, spec in enumerate(specs):
         if spec is Stdio.INHERIT:
-            made.fds.append((number, number))
-        elif spec is Stdio.DEVNULL:
+            continue
+        if spec is Stdio.DEVNULL:
             made.nulls.append(number)
         elif spec is Stdio.STDOUT:
             made.fds += [(fd, number) for fd, other in made.fds if other == 1]
             made.nulls += [number for other in made.nulls if other == 1]
         else:
             made.fds.append((await _plan_stream(number, spec, made, bag), number))
+
+
+_CLOSED_HINT = "this process has it closed: pass linx.DEVNULL instead"
 
 
 async def _plan_stream(number: int, spec: StdioSpec, made: Plan, bag: FdBag) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -221,7 +222,7 @@ class Workload:
         # Not `dataclasses.replace`: what stays has been checked, and there is much of it.
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        for remembered in ("variants", "last_request"):
+        for remembered in ("variants", "last_request", "assignments"):
             copy.__dict__.pop(remembered, None)
         copy._check(changes)
         return copy
@@ -230,6 +231,12 @@ class Workload:
     def last_request(self) -> list[Any]:
         """What `_request.build` has made it into, and of what; it is likely to be asked for the same again."""
         return [None, None]
+
+    @functools.cached_property
+    def assignments(self) -> tuple[bytes, ...] | None:
+        """`env` as ``execve(2)`` takes it; `None` where that is the caller's."""
+        env = cast("Mapping[str, str] | None", self.env)
+        return None if env is None else tuple([os.fsencode(f"{key}={value}") for key, value in env.items()])
 
     @functools.cached_property
     def variants(self) -> dict[tuple[tuple[str, Any], ...], Workload]:

@@ -66,19 +66,19 @@ class FrameDecoder:
             source = data
         frames: list[bytes] = []
         start, size = 0, len(source)
-        while size - start >= _HEADER:
+        while (begin := start + _HEADER) <= size:
             (length,) = _length_at(source, start)
             if length > self._max_frame:
                 self._broken = _too_long(length, self._max_frame)
                 break
-            end = start + _HEADER + length
-            if size < end:
+            end = begin + length
+            if end > size:
                 break
-            frames.append(bytes(source[start + _HEADER : end]))
+            frames.append(bytes(source[begin:end]))
             start = end
         if source is buffer:
             del buffer[:start]
-        else:
+        elif start < size:
             buffer += source[start:]
         if self._broken is not None:
             raise FramingError(self._broken, tuple(frames))

@@ -389,6 +389,9 @@ def _fields_match(values: Sequence[Any], kinds: tuple[_Field, ...]) -> bool:
 
 def parse_event(payload: bytes) -> Message:
     """The event in a frame's payload, or `Nonsense`."""
+    known = _known.get(payload)
+    if known is not None:
+        return known
     about_pid = _ABOUT_PID.get(payload[:-4])
     if about_pid is not None:  # they are of each session, and never the same
         pid = int.from_bytes(payload[-4:], "big", signed=True)
@@ -401,10 +404,15 @@ def parse_event(payload: bytes) -> Message:
     if usage is not None:
         user, system, wall, rss = [int.from_bytes(digits[1:], "big") for digits in usage.groups()]
         return UsageReport(user, system, wall, rss, payload.endswith(b"true"))
-    return _parse_short_event(payload) if len(payload) <= _SHORT else _parse_event(payload)
+    event = _parse_event(payload)
+    if len(payload) <= _SHORT and len(_known) < _REMEMBERED:
+        _known[payload] = event
+    return event
 
 
 _SHORT = 64  # bytes; most events are shorter, and many are the same in each session
+_REMEMBERED = 256
+_known: dict[bytes, Message] = {}
 _ABOUT_PID: Mapping[bytes, Callable[[int], Message]] = {
     etf.encode(("status", name, 1 << 30))[:-4]: cls for name, cls in (("spawned", Spawned), ("ready", Parked))
 }
@@ -435,9 +443,6 @@ def _parse_event(payload: bytes) -> Message:
             if _fields_match(values, kinds):
                 return cls(*values)
     raise Nonsense(f"unknown event {show(term)}", term)
-
-
-_parse_short_event = functools.lru_cache(maxsize=256)(_parse_event)
 
 
 def parse_hello(payload: bytes) -> Hello:
