@@ -290,9 +290,8 @@ class Session(SessionListening):
     async def _wait_started(self) -> None:
         if self._maps_from_outside():  # then it is a task of ours that says when it is ready
             self._listen_from_now_on()
-        else:
-            self._lazy = self._workload.auto_proceed and self._owner is None and self._placement is None
-            self._token = trio.lowlevel.current_trio_token()
+        elif self._workload.auto_proceed and self._owner is None and self._placement is None:
+            self._be_lazy()
         await self._hear(self._released if self._workload.auto_proceed else self._parked)
         if self._never_read:
             raise _NeverRead

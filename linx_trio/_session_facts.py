@@ -7,7 +7,7 @@ import signal as _signal
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -73,6 +73,7 @@ class SessionFacts:
     _reading = _listening = _lazy = _disbelieved = _proceeding = _closing = _condemned = False
     _others = 0  # who wait while somebody else listens
     _token: trio.lowlevel.TrioToken | None = None
+    _run_mates: set[Any] | None = None  # lazy sessions like this one
     _retryable = _never_read = _is_ready = False
     _host_pid: int | None = None
     _child_pid: int | None = None

@@ -28,8 +28,39 @@ PATIENCE_SECONDS = 0.05
 """How long the end of a session is waited for in person."""
 
 
+_unheard: trio.lowlevel.RunVar[set[SessionListening]] = trio.lowlevel.RunVar("lazy sessions")
+
+
+async def _end_with_the_run(sessions: set[SessionListening]) -> None:
+    """As a reader would: a session whose block is never left ends with ``trio.run`` at the latest."""
+    try:
+        await trio.sleep_forever()
+    finally:
+        for session in list(sessions):
+            session.abandon()
+
+
 class SessionListening(SessionNews):
     """The part of a `Session` that listens."""
+
+    def _be_lazy(self) -> None:
+        self._lazy = True
+        self._token = trio.lowlevel.current_trio_token()
+        if self._quiet:
+            return  # `run` leaves its block
+        try:
+            sessions = _unheard.get()
+        except LookupError:
+            sessions = set()
+            _unheard.set(sessions)
+            trio.lowlevel.spawn_system_task(_end_with_the_run, sessions, name="linx-trio: the end of the run")
+        sessions.add(self)
+        self._run_mates = sessions
+
+    def abandon(self) -> None:
+        """Closes the session's stream, if nobody listens to it: then the agent ends the session."""
+        if self._channel is not None and not self._listening:
+            self._stop_reading(self._channel)
 
     async def _hear(self, news: trio.Event) -> None:
         """Waits for `news`, listening if nobody else does: what it waits for must come from the agent. A checkpoint."""
@@ -145,6 +176,8 @@ class SessionListening(SessionNews):
             os.close(fd)
         self._protocol.unclaimed.clear()
         self._lazy = False
+        if self._run_mates is not None:
+            self._run_mates.discard(self)
         if self._protocol.is_idle and not spoilt and self._zygote is not None:
             self._channel = None
             self._zygote.keep(channel)

@@ -14,7 +14,7 @@ import trio.testing
 
 import linx_trio as linx
 from linx_trio import _events
-from tests.support import DEADLINE, eventually, eventually_async, monitor_of
+from tests.support import DEADLINE, eventually, eventually_async, exists, monitor_of
 
 SLEEP = ["/bin/sleep", "1000"]
 SHAPES = pytest.mark.parametrize("namespaces", [(), ("pid",)], ids=["plain", "pid"])
@@ -195,3 +195,17 @@ async def test_a_block_that_is_left_unheard_is_left_with_nothing(namespaces: tup
     async with linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces) as s:
         pass
     assert isinstance(s.outcome, linx.Signaled)
+
+
+@SHAPES
+def test_a_block_that_is_never_left_ends_with_the_run(namespaces: tuple[str, ...]) -> None:
+    kept: list[object] = []
+
+    async def leave() -> int:
+        manager = linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces)
+        session = await manager.__aenter__()
+        kept.extend((manager, session))
+        return session.host_pid
+
+    pid = trio.run(leave)
+    eventually(lambda: not exists(pid), "the workload is gone")
