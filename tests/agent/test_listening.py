@@ -199,13 +199,10 @@ async def test_a_block_that_is_left_unheard_is_left_with_nothing(namespaces: tup
 
 @SHAPES
 def test_a_block_that_is_never_left_ends_with_the_run(namespaces: tuple[str, ...]) -> None:
-    kept: list[object] = []
 
-    async def leave() -> int:
-        manager = linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces)
-        session = await manager.__aenter__()
-        kept.extend((manager, session))
-        return session.host_pid
+    async def leave() -> linx.Session:
+        return await linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces).__aenter__()
 
-    pid = trio.run(leave)
-    eventually(lambda: not exists(pid), "the workload is gone")
+    session = trio.run(leave)
+    eventually(lambda: not exists(session.host_pid), "the workload is gone")
+    os.close(session.pidfd)
