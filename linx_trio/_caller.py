@@ -47,11 +47,11 @@ class Caller:
         """
         global _latest
         root = os.stat("/")
-        thread = _open("/proc/thread-self", os.O_PATH)
+        thread = _open("/proc/thread-self", os.O_PATH | os.O_CLOEXEC, None)
         try:
             status = read_file("status", thread)
             identity = (
-                tuple([os.readlink(link, dir_fd=thread) for link in _namespace_links()]),
+                tuple(map(functools.partial(os.readlink, dir_fd=thread), _namespace_links())),
                 root.st_dev,
                 root.st_ino,
                 os.getsid(0),
@@ -100,16 +100,19 @@ def _lines_of(status: bytes) -> tuple[bytes, ...]:
     )
 
 
-def _open(path: str, flags: int, directory: int | None = None) -> int:
+def _open(path: str, flags: int, directory: int | None) -> int:
     try:
-        return os.open(path, flags | os.O_CLOEXEC, dir_fd=directory)
+        return os.open(path, flags, dir_fd=directory)
     except FileNotFoundError:
         raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
 
 
+_READING = os.O_RDONLY | os.O_CLOEXEC
+
+
 def read_file(path: str, directory: int | None = None) -> bytes:
     """A small file of /proc. Raises `NotSupported` where that is not mounted."""
-    fd = _open(path, os.O_RDONLY, directory)
+    fd = _open(path, _READING, directory)
     try:
         return os.read(fd, 16384)
     finally:

@@ -32,11 +32,12 @@ _numbers = itertools.count(1)
 
 def are_silent(*sides: socket.socket) -> bool:
     """Whether the far sides are open, and nothing that they said waits to be read."""
-    if any(side.fileno() < 0 for side in sides):
-        return False
     said = select.poll()
-    for side in sides:
-        said.register(side, select.POLLIN)
+    try:
+        for side in sides:
+            said.register(side, select.POLLIN)
+    except ValueError:  # closed on this side
+        return False
     return not said.poll(0)
 
 

@@ -63,7 +63,7 @@ def sandboxed(
     if network and shown == READONLY:
         shown += _NETWORK
     filtered = "seccomp" not in options
-    there = tuple([path for path in shown if path not in _USUAL or _exists(path)])
+    there = tuple(filter(_exists, shown) if shown is READONLY else _that_exist(shown))
     key = (there, _merged() if "/usr" in there else (), kept, network, filtered, os.geteuid(), os.getegid())
     if "mounts" not in options:  # they come in addition
         made = remembered(lambda own: _of_program(own, *key), {"argv": argv, **options})
@@ -111,6 +111,11 @@ def _preset(
 def _of_program(own: Key, *key: Any) -> Workload:
     """The same object each time: a workload remembers the request that it has become."""
     return _preset(*key).replace(**options_of(own))
+
+
+def _that_exist(paths: Iterable[str]) -> Iterable[str]:
+    """All that was asked for by name; of the usual ones, those that there are."""
+    return [path for path in paths if path not in _USUAL or _exists(path)]
 
 
 def _merged() -> tuple[tuple[str, str | None], ...]:

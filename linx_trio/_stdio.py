@@ -8,9 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import trio
 
@@ -18,7 +17,7 @@ from linx_trio import _pty
 from linx_trio._checks import fileno_of
 from linx_trio._fd import FdBag
 from linx_trio._hints import hint_for
-from linx_trio._options import ConnectUnix, HasFileno, Pty, Stdio, StdioSpec, WindowSize
+from linx_trio._options import ConnectUnix, Pty, Stdio, StdioSpec, WindowSize
 from linx_trio._workload import Workload
 from linx_trio.errors import setup_error
 
@@ -49,7 +48,7 @@ async def plan(workload: Workload, bag: FdBag) -> Plan:
         _plan_terminal(workload.stdio, made, bag)
     else:
         await _plan_streams(workload, made, bag)
-    for item in cast("Sequence[int | HasFileno]", workload.pass_fds):
+    for item in workload.pass_fds:
         fd = _open_fd(fileno_of(item, "pass_fds"), "pass_fds", "that fd is not open")
         made.fds.append((fd, fd))
     return made
@@ -62,7 +61,7 @@ def _plan_terminal(pty: Pty, made: Plan, bag: FdBag) -> None:
 
 
 async def _plan_streams(workload: Workload, made: Plan, bag: FdBag) -> None:
-    specs = cast("tuple[StdioSpec, ...]", (workload.stdin, workload.stdout, workload.stderr))
+    specs: tuple[Any, ...] = (workload.stdin, workload.stdout, workload.stderr)
     inherited = [number for number, spec in enumerate(specs) if spec is Stdio.INHERIT]
     for number in inherited:  # before anything is opened that could get such a number
         made.fds.append((_open_fd(number, STREAMS[number], _CLOSED_HINT), number))
