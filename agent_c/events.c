@@ -5,7 +5,8 @@
 #include "monitor.h"
 
 const char *const monitor_events[] = {"spawned", "ready", "opened", "stepped",  "running", "exited", "signaled", "aborted",
-                                      "idle",    "error",   "remains", "degraded", "usage",   "ran",     "lost",   NULL};
+                                      "idle",    "error",   "remains", "degraded", "usage",   "began",  "over",     "ran",
+                                      "lost",    NULL};
 
 void emit_status(struct monitor *m, const char *name, const int64_t *argument, int passenger) {
     struct etf_writer w = frame_begin(&m->out);
@@ -47,8 +48,28 @@ void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool 
     frame_end(&m->out, &w, -1);
 }
 
+void emit_began(struct monitor *m, pid_t pid) {
+    OWN_FD int pidfd = outbox_take_back(&m->out);
+    struct etf_writer w = frame_begin(&m->out);
+    etf_put_tuple(&w, 3);
+    etf_put_atom(&w, "began");
+    etf_put_integer(&w, pid);
+    etf_put_integer(&w, m->child_pid);
+    frame_end(&m->out, &w, steal_fd(&pidfd));
+}
+
+void emit_over(struct monitor *m, int code, const struct rusage *usage) {
+    struct etf_writer w = frame_begin(&m->out);
+    etf_put_tuple(&w, 6);
+    etf_put_atom(&w, "over");
+    etf_put_integer(&w, code);
+    put_amounts(&w, m, usage, true);
+    frame_end(&m->out, &w, -1);
+}
+
 void emit_ran(struct monitor *m, pid_t pid, int code, const struct rusage *usage) {
-    outbox_take_back(&m->out);
+    OWN_FD int pidfd = outbox_take_back(&m->out); /* of a process that is gone */
+    (void)pidfd;
     struct etf_writer w = frame_begin(&m->out);
     etf_put_tuple(&w, 8);
     etf_put_atom(&w, "ran");

@@ -205,9 +205,9 @@ void frame_end(struct outbox *out, const struct etf_writer *w, int passenger) {
     out->used = w->used;
 }
 
-void outbox_take_back(struct outbox *out) {
+int outbox_take_back(struct outbox *out) {
     out->sent = out->used = 0;
-    close_fd(&out->passenger);
+    return steal_fd(&out->passenger);
 }
 
 void outbox_flush(struct outbox *out) {

@@ -53,8 +53,8 @@ void inbox_forget(struct inbox *in);
 struct etf_writer frame_begin(struct outbox *out);
 void frame_end(struct outbox *out, const struct etf_writer *w, int passenger);
 
-/* Drops what the far side has not taken yet, which must be whole frames. */
-void outbox_take_back(struct outbox *out);
+/* Drops what the far side has not taken yet, which must be whole frames. Their fd, if there is one, is the caller's then. */
+int outbox_take_back(struct outbox *out);
 
 /* Writes what the far side takes now. */
 void outbox_flush(struct outbox *out);

@@ -32,11 +32,17 @@ static void child_parked(struct monitor *m) {
         grant(m);
 }
 
+/* Whether something was told, or is to be told, that is out of the ordinary. */
+static bool has_told(const struct monitor *m) { return m->told || m->out.sent > 0; }
+
 static void workload_runs(struct monitor *m) {
     m->phase = RUNNING;
     m->ran = true;
     m->hold_until = m->quiet ? m->hold_until : 0;
-    emit_status(m, "running", NULL, -1);
+    if (m->port || has_told(m))
+        emit_status(m, "running", NULL, -1);
+    else
+        emit_began(m, m->leader);
     for (size_t i = 0; i < m->kept_count; i++)
         signal_leader(m, m->kept_signals[i]);
     m->kept_count = 0;
@@ -153,7 +159,8 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
     pid_t pid = m->leader;
     m->leader = 0;
     m->phase = ENDED;
-    m->hold_until = m->quiet && m->init && m->reaper > 0 ? now_us() + QUIET_HOLD_US : 0; /* pid 1 is about to go, too */
+    /* With pid 1, which is about to go, too, all is over: one wake-up for both. */
+    m->hold_until = m->init && m->reaper > 0 ? now_us() + (m->quiet ? QUIET_HOLD_US : HOLD_US) : 0;
     close_fd(&m->control);
     close_fd(&m->leader_pidfd);
     close_fd(&m->init_pidfd);
@@ -165,8 +172,10 @@ static void leader_ended(struct monitor *m, int status, const struct rusage *usa
         emit_error(m, ESRCH, STAGE_clone, -1);
     } else if (!ran && !WIFSIGNALED(status)) { /* it saw end of file where we are alive: nobody can explain that */
         emit_error(m, EPROTO, STAGE_execve, -1);
-    } else if (m->quiet && ran && !m->told && m->out.sent == 0 && !WIFSIGNALED(status)) {
+    } else if (m->quiet && ran && !has_told(m) && !WIFSIGNALED(status)) {
         emit_ran(m, pid, (int)code, usage);
+    } else if (ran && !m->port && !WIFSIGNALED(status)) {
+        emit_over(m, (int)code, usage);
     } else {
         if (!m->port)
             emit_usage(m, status, usage, ran);

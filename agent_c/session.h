@@ -84,6 +84,8 @@ void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool 
 void emit_error(struct monitor *m, int error, enum stage stage, int index);
 
 /* All of an ordinary session in one event, in the place of those that have not been told yet. */
+void emit_began(struct monitor *m, pid_t pid);
+void emit_over(struct monitor *m, int code, const struct rusage *usage);
 void emit_ran(struct monitor *m, pid_t pid, int code, const struct rusage *usage);
 
 /* The session failed before there was a child. */

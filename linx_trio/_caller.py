@@ -107,12 +107,9 @@ def _open(path: str, flags: int, directory: int | None) -> int:
         raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
 
 
-_READING = os.O_RDONLY | os.O_CLOEXEC
-
-
 def read_file(path: str, directory: int | None = None) -> bytes:
     """A small file of /proc. Raises `NotSupported` where that is not mounted."""
-    fd = _open(path, _READING, directory)
+    fd = _open(path, os.O_RDONLY | os.O_CLOEXEC, directory)
     try:
         return os.read(fd, 16384)
     finally:

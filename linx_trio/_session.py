@@ -38,7 +38,7 @@ from linx_trio._patience import congested, wait_really
 from linx_trio._proto import messages as m
 from linx_trio._proto.protocol import SessionProtocol
 from linx_trio._proto.states import Action, State, rule
-from linx_trio._session_facts import Batch, PidFd
+from linx_trio._session_facts import Batch
 from linx_trio._session_listening import PATIENCE_SECONDS, SessionListening
 from linx_trio._target import Target
 from linx_trio.errors import (
@@ -298,11 +298,6 @@ class Session(SessionListening):
         if self._protocol.state is State.FAILED:
             self._raise_failure()
 
-    def _release_zygote(self) -> None:
-        if self._zygote is not None:
-            _agent.release(self._zygote)
-            self._zygote = None
-
     async def _hand_over(self, fds: list[int], targets: list[m.Target]) -> None:
         caller = Caller.now()
         self._zygote = zygote = await _agent.acquire(caller)
@@ -367,9 +362,7 @@ class Session(SessionListening):
             self._channel.close()
         self._release_zygote()
         clean = await self._leave_cgroup() and clean
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = PidFd(-1)
+        self._close_pidfd()
         if not clean:
             raise AgentError(
                 f"the session of {self._workload.arguments[0]!r} (pid {self._host_pid}) could not be ended within "

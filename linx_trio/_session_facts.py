@@ -247,6 +247,16 @@ class SessionFacts:
 
     # ---- for the parts above --------------------------------------------------------------------------------------
 
+    def _release_zygote(self) -> None:
+        if self._zygote is not None:
+            _agent.release(self._zygote)
+            self._zygote = None
+
+    def _close_pidfd(self) -> None:
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = PidFd(-1)
+
     def _look(self) -> None:
         """Hears what has been said, where nobody listens."""
         raise NotImplementedError

@@ -58,9 +58,11 @@ class SessionListening(SessionNews):
         self._run_mates = sessions
 
     def abandon(self) -> None:
-        """Closes the session's stream, if nobody listens to it: then the agent ends the session."""
+        """Lets go of what the session holds, its stream above all, if nobody listens to that: the agent then ends it."""
         if self._channel is not None and not self._listening:
             self._stop_reading(self._channel)
+            self._release_zygote()
+            self._close_pidfd()
 
     async def _hear(self, news: trio.Event) -> None:
         """Waits for `news`, listening if nobody else does: what it waits for must come from the agent. A checkpoint."""

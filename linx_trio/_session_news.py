@@ -77,6 +77,11 @@ class SessionNews(SessionFacts):
         elif isinstance(message, m.Spawned):
             self._host_pid = message.host_pid
             self._pidfd = PidFd(fd)
+        elif isinstance(message, m.Began):
+            self._host_pid, self._child_pid = message
+            self._pidfd = PidFd(fd)
+            self._ready()
+            self._apply_started(m.Started())
         else:
             self._keep_opened(fd)
 
@@ -100,12 +105,16 @@ class SessionNews(SessionFacts):
         killed, peak = (None, None) if group is None else (group.oom_killed(), group.memory_peak())
         self._usage = Usage(user / 1e6, system / 1e6, wall / 1e6, max_rss, killed, peak)
 
-    def _apply_ran(self, ran: m.Ran) -> None:
-        self._host_pid, self._child_pid, code, user, system, wall, max_rss = ran
-        self._ready()
-        self._apply_started(m.Started())
+    def _apply_over(self, over: m.Over) -> None:
+        code, user, system, wall, max_rss = over
         self._apply_usage(m.UsageReport(user, system, wall, max_rss, core_dumped=False))
         self._end(Exited(code))
+
+    def _apply_ran(self, ran: m.Ran) -> None:
+        self._host_pid, self._child_pid = ran[:2]
+        self._ready()
+        self._apply_started(m.Started())
+        self._apply_over(m.Over(*ran[2:]))
 
     def _apply_exit(self, end: m.Exit) -> None:
         self._end(Exited(end.code))
@@ -266,6 +275,7 @@ _APPLY: Mapping[type, Callable[[SessionNews, Any], None]] = {
     m.Parked: SessionNews._apply_parked,
     m.Started: SessionNews._apply_started,
     m.UsageReport: SessionNews._apply_usage,
+    m.Over: SessionNews._apply_over,
     m.Ran: SessionNews._apply_ran,
     m.Exit: SessionNews._apply_exit,
     m.Kill: SessionNews._apply_kill,

@@ -282,6 +282,23 @@ class UsageReport(NamedTuple):
     core_dumped: bool
 
 
+class Began(NamedTuple):
+    """`Spawned`, `Parked` and `Started` in one, where none of them was told by itself."""
+
+    host_pid: int
+    child_pid: int
+
+
+class Over(NamedTuple):
+    """`UsageReport` and `Exit` in one."""
+
+    code: int
+    user_time: int
+    system_time: int
+    wall_time: int
+    max_rss: int
+
+
 class Ran(NamedTuple):
     """All of a session that went its ordinary way, and of which nothing was told before: in the place of `Spawned`,
     `Parked`, `Started`, `UsageReport` and `Exit`. There is no pidfd: the process is gone."""
@@ -323,6 +340,8 @@ Message = (
     | Remains
     | Degraded
     | UsageReport
+    | Began
+    | Over
     | Ran
     | Lost
 )
@@ -351,11 +370,13 @@ _PLAIN: Mapping[str, tuple[Callable[..., Message], tuple[_Field, ...]]] = {
     "degraded": (Degraded, (_ERRNO, str, _INDEX)),
     "lost": (Lost, (range(-64, 256),)),
     "usage": (UsageReport, (_AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT, bool)),
+    "began": (Began, (_PID, _PID)),
+    "over": (Over, (range(256), _AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT)),
     "ran": (Ran, (_PID, _PID, range(256), _AMOUNT, _AMOUNT, _AMOUNT, _AMOUNT)),
 }
 EVENTS = (*_STATUS, *_PLAIN)
 
-FDS_OWNED: Mapping[type, int] = {Spawned: 1, Opened: 1}
+FDS_OWNED: Mapping[type, int] = {Spawned: 1, Began: 1, Opened: 1}
 """How many fds travel with an event; none where it is not listed."""
 
 
@@ -392,18 +413,12 @@ def parse_event(payload: bytes) -> Message:
     known = _known.get(payload)
     if known is not None:
         return known
-    about_pid = _ABOUT_PID.get(payload[:-4])
-    if about_pid is not None:  # they are of each session, and never the same
-        pid = int.from_bytes(payload[-4:], "big", signed=True)
-        if pid in _PID:
-            return about_pid(pid)
-    ran = _RAN(payload)
-    if ran is not None:
-        return Ran(*[int.from_bytes(digits[1:], "big") for digits in ran.groups()])
-    usage = _USAGE(payload)
-    if usage is not None:
-        user, system, wall, rss = [int.from_bytes(digits[1:], "big") for digits in usage.groups()]
-        return UsageReport(user, system, wall, rss, payload.endswith(b"true"))
+    usual = _USUAL.get(payload[:_NAMED])
+    if usual is not None:
+        cls, match = usual
+        found = match(payload)
+        if found is not None:
+            return cls(*[int.from_bytes(digits[1:], "big") for digits in found.groups()])
     event = _parse_event(payload)
     if len(payload) <= _SHORT and len(_known) < _REMEMBERED:
         _known[payload] = event
@@ -413,19 +428,23 @@ def parse_event(payload: bytes) -> Message:
 _SHORT = 64  # bytes; most events are shorter, and many are the same in each session
 _REMEMBERED = 256
 _known: dict[bytes, Message] = {}
-_ABOUT_PID: Mapping[bytes, Callable[[int], Message]] = {
-    etf.encode(("status", name, 1 << 30))[:-4]: cls for name, cls in (("spawned", Spawned), ("ready", Parked))
-}
-"""Events by all that stands before the four bytes of a pid (``INTEGER_EXT``)."""
+_PID_BYTES = rb"(a[^\0]|b(?!\0\0\0\0)[\0-\x7f]...)"  # SMALL_INTEGER_EXT, INTEGER_EXT
+_AMOUNT_BYTES = rb"(a.|b[\0-\x7f]...)"
+_NAMED = 8  # bytes, of which the last ones belong to the name
 
-_AMOUNT_BELOW_2_31 = rb"(a.|b[\0-\x7f]...)"  # SMALL_INTEGER_EXT, INTEGER_EXT
-_USAGE = re.compile(
-    rb"\x83h\x06w\x05usage" + 4 * _AMOUNT_BELOW_2_31 + rb"(?:w\x05false|w\x04true)", re.DOTALL
-).fullmatch
-_RAN = re.compile(
-    rb"\x83h\x08w\x03ran" + 2 * rb"(a[^\0]|b(?!\0\0\0\0)[\0-\x7f]...)" + rb"(a.)" + 4 * _AMOUNT_BELOW_2_31, re.DOTALL
-).fullmatch
-"""As a rule they are written so, and they are of each session and never the same."""
+
+def _usual(head: bytes, fields: bytes, cls: Callable[..., Message]) -> tuple[bytes, tuple[Callable[..., Message], Any]]:
+    return head[:_NAMED], (cls, re.compile(re.escape(head) + fields, re.DOTALL).fullmatch)
+
+
+_USUAL: Mapping[bytes, tuple[Callable[..., Message], Any]] = dict(
+    (
+        _usual(b"\x83h\x03w\x05began", 2 * _PID_BYTES, Began),
+        _usual(b"\x83h\x06w\x04over", b"(a.)" + 4 * _AMOUNT_BYTES, Over),
+        _usual(b"\x83h\x08w\x03ran", 2 * _PID_BYTES + b"(a.)" + 4 * _AMOUNT_BYTES, Ran),
+    )
+)
+"""Events of each session, and never the same: as a rule they are written so."""
 
 
 def _parse_event(payload: bytes) -> Message:

@@ -14,7 +14,7 @@ from linx_trio._proto import messages as m
 from linx_trio._proto.framing import FrameDecoder, FramingError
 from linx_trio._proto.states import BEFORE_SPAWNED, EVENT_TABLE, TERMINAL, State
 
-_FIRST = (m.Spawned, m.Ran)
+_FIRST = (m.Spawned, m.Began, m.Ran)
 
 _EXPECTED = {
     spawned: {

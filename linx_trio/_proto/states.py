@@ -35,6 +35,7 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
         m.Kill: State.SIGNALED,
         m.Abortion: State.ABORTED,
         m.Refusal: State.FAILED,
+        m.Began: State.RUNNING,
         m.Ran: State.EXITED,
         m.Lost: State.FAILED,
     },
@@ -53,6 +54,7 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
     State.RUNNING: {
         m.UsageReport: State.RUNNING,
         m.Exit: State.EXITED,
+        m.Over: State.EXITED,
         m.Kill: State.SIGNALED,
         m.Lost: State.FAILED,
     },
@@ -63,8 +65,8 @@ EVENT_TABLE: Mapping[State, Mapping[type[m.Message], State]] = {
 }
 
 
-BEFORE_SPAWNED: frozenset[type[m.Message]] = frozenset({m.Spawned, m.Abortion, m.Refusal, m.Ran, m.Lost})
-"""What may come while there is no process yet. `Spawned` itself comes once, and `Ran` instead of it."""
+BEFORE_SPAWNED: frozenset[type[m.Message]] = frozenset({m.Spawned, m.Abortion, m.Refusal, m.Began, m.Ran, m.Lost})
+"""What may come while there is no process yet. `Spawned` itself comes once, and `Began` or `Ran` instead of it."""
 
 
 class Action(Enum):
@@ -112,13 +114,17 @@ _ARROWS = {
 }
 
 
+_AT_ONCE = (m.Began, m.Over, m.Ran)
+"""What is said in the place of several others, whose arrows there are."""
+
+
 def diagram() -> str:
     """The event table as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", "    [*] --> starting"]
     for state, row in EVENT_TABLE.items():
         arrows: dict[State, list[str]] = {}
         for event, target in row.items():
-            if target is not state and event is not m.Ran:  # it is the whole way through them at once
+            if target is not state and event not in _AT_ONCE:
                 arrows.setdefault(target, []).append(_ARROWS[event])
         lines += [f"    {state} --> {target}: {', '.join(why)}" for target, why in arrows.items()]
     lines += [f"    {state} --> [*]" for state in State if state in TERMINAL]

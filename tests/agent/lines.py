@@ -27,7 +27,8 @@ class Line:
     async def hear(self, protocol: SessionProtocol, until: type[m.Message] = m.Idle) -> list[m.Message]:
         """The same of a conversation of which a part has been heard, or up to an event and what came with it."""
         heard: list[m.Message] = []
-        while until not in map(type, heard):
+        until_one_of = (until, m.Began) if until is m.Started else (until,)
+        while not any(isinstance(event, until_one_of) for event in heard):
             data, fds = await self.channel.receive()
             for message, fd in protocol.feed(data, fds):
                 heard.append(message)

@@ -205,4 +205,4 @@ def test_a_block_that_is_never_left_ends_with_the_run(namespaces: tuple[str, ...
 
     session = trio.run(leave)
     eventually(lambda: not exists(session.host_pid), "the workload is gone")
-    os.close(session.pidfd)
+    assert session.pidfd == -1

@@ -27,11 +27,13 @@ CLASSES: tuple[Classes, ...] = (
     m.Remains,
     m.Degraded,
     m.UsageReport,
+    m.Began,
+    m.Over,
     m.Ran,
     m.Lost,
 )
 
-ENDS: tuple[Classes, ...] = (m.Exit, m.Kill, m.Abortion, m.Refusal, m.Ran, m.Lost)
+ENDS: tuple[Classes, ...] = (m.Exit, m.Kill, m.Abortion, m.Refusal, m.Over, m.Ran, m.Lost)
 
 
 def term_of(event: m.Message) -> Any:
@@ -63,6 +65,10 @@ def term_of(event: m.Message) -> Any:
             return ("degraded", errno, stage, index)
         case m.Lost(status):
             return ("lost", status)
+        case m.Began():
+            return ("began", *event)
+        case m.Over():
+            return ("over", *event)
         case m.Ran():
             return ("ran", *event)
         case m.UsageReport(user_time, system_time, wall_time, max_rss, core_dumped):
@@ -94,6 +100,8 @@ _BY_CLASS: dict[Classes, st.SearchStrategy[m.Message]] = {
     m.Remains: st.builds(m.Remains, errnos, stages, indices),
     m.Degraded: st.builds(m.Degraded, errnos, stages, indices),
     m.UsageReport: st.builds(m.UsageReport, counts, counts, counts, counts, st.booleans()),
+    m.Began: st.builds(m.Began, pids, pids),
+    m.Over: st.builds(m.Over, st.integers(0, 255), counts, counts, counts, counts),
     m.Ran: st.builds(m.Ran, pids, pids, st.integers(0, 255), counts, counts, counts, counts),
     m.Lost: st.builds(m.Lost, st.integers(-64, 255)),
 }
@@ -106,16 +114,16 @@ def events() -> st.SearchStrategy[m.Message]:
 @st.composite
 def conversations(draw: st.DrawFn) -> list[m.Message]:
     """What an agent may say in one session, up to its end or cut short. `Spawned` comes once, first, if at all, and
-    `Ran` only in its place.
+    `Began` and `Ran` only in its place.
     """
     if not draw(st.integers(0, 9)):
         return [draw(_BY_CLASS[draw(st.sampled_from([m.Refusal, m.Abortion, m.Lost]))])]
     if not draw(st.integers(0, 9)):
         return [draw(_BY_CLASS[m.Ran]), *draw(st.sampled_from([[], [m.Idle()]]))]
-    said = [draw(_BY_CLASS[m.Spawned])]
-    state = State.STARTING
+    said = [draw(_BY_CLASS[draw(st.sampled_from([m.Spawned, m.Began]))])]
+    state = EVENT_TABLE[State.STARTING][type(said[0])]
     for _ in range(draw(st.integers(0, 8))):
-        possible = [cls for cls in EVENT_TABLE[state] if cls not in (m.Spawned, m.Ran)]
+        possible = [cls for cls in EVENT_TABLE[state] if cls not in (m.Spawned, m.Began, m.Ran)]
         if not possible:
             break
         event = draw(_BY_CLASS[draw(st.sampled_from(possible))])

@@ -174,6 +174,8 @@ def lifetime(*said: m.Message) -> list[m.Message]:
 
 
 USAGE = m.UsageReport(1, 2, 3, 4, False)
+BEGAN = m.Began(5, 1)
+OVER = m.Over(0, 1, 2, 3, 4)
 RAN = m.Ran(5, 1, 0, 1, 2, 3, 4)
 
 WRONG_ORDERS: list[list[m.Message]] = [
@@ -185,6 +187,17 @@ WRONG_ORDERS: list[list[m.Message]] = [
     [m.Kill(9)],
     lifetime(m.Spawned(5)),
     lifetime(RAN),
+    lifetime(BEGAN),
+    lifetime(m.Parked(1), BEGAN),
+    lifetime(m.Parked(1), OVER),
+    lifetime(m.Parked(1), m.Started(), OVER, USAGE),
+    lifetime(m.Parked(1), m.Started(), OVER, m.Exit(0)),
+    [OVER],
+    [BEGAN, BEGAN],
+    [BEGAN, RAN],
+    [BEGAN, m.Spawned(5)],
+    [BEGAN, m.Parked(1)],
+    [BEGAN, m.Started()],
     lifetime(m.Parked(1), RAN),
     lifetime(m.Parked(1), m.Started(), RAN),
     lifetime(m.Parked(1), m.Started(), m.Exit(0), RAN),
