@@ -58,7 +58,7 @@ class SessionListening(SessionNews):
         self._run_mates = sessions
 
     def abandon(self) -> None:
-        """Lets go of what the session holds, its stream above all, if nobody listens to that: the agent then ends it."""
+        """Lets go of what the session holds, if nobody listens to its stream: the agent then ends it."""
         if self._channel is not None and not self._listening:
             self._stop_reading(self._channel)
             self._release_zygote()
