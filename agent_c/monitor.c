@@ -96,8 +96,8 @@ int monitor_run(int in, int out, int signals, bool port) {
             begin_again(&m);
             continue;
         }
-        /* With auto_proceed nobody waits for `parked`, and with quiet nor for its end. */
-        bool holding = m.phase == EXECUTING && m.hold_until > 0 && m.leader > 0;
+        /* With auto_proceed nobody waits for `parked`, nor, below pid 1, for who it is; and with quiet nor for its end. */
+        bool holding = m.phase == EXECUTING && m.hold_until > 0 && (m.leader > 0 || (m.init && !m.quiet));
         /* Pid 1's own end comes right behind its last words, and is a signal. */
         bool awaiting_signal = m.init && !m.lost && (m.phase == ENDED || (m.quiet && m.hold_until > 0));
         struct pollfd fds[] = {

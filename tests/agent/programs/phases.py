@@ -86,8 +86,8 @@ def zygote() -> int:
 
 
 def lone_zygote() -> int:
-    """The same, without a spare: so it has to start the next session's monitor itself."""
-    if (spare := _agent.current()[-1].take_spare()) is not None:
+    """The same, without spares: so it has to start the next session's monitor itself."""
+    while (spare := _agent.current()[-1].take_spare()) is not None:
         spare.close()
     return zygote()
 
