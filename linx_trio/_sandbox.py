@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from linx_trio import _capabilities, seccomp
@@ -63,8 +66,8 @@ def sandboxed(
     if network and shown == READONLY:
         shown += _NETWORK
     filtered = "seccomp" not in options
-    there = tuple(filter(_exists, shown) if shown is READONLY else _that_exist(shown))
-    key = (there, _merged() if "/usr" in there else (), kept, network, filtered, os.geteuid(), os.getegid())
+    there, merged = _on_the_host() if shown is READONLY else (_those_that_exist(shown), _merged())
+    key = (there, merged if "/usr" in there else (), kept, network, filtered, os.geteuid(), os.getegid())
     if "mounts" not in options:  # they come in addition
         made = remembered(lambda own: _of_program(own, *key), {"argv": argv, **options})
         if made is not None:
@@ -113,12 +116,42 @@ def _of_program(own: Key, *key: Any) -> Workload:
     return _preset(*key).replace(**options_of(own))
 
 
-def _that_exist(paths: Iterable[str]) -> Iterable[str]:
+Links = tuple[tuple[str, str | None], ...]
+
+_DIRECTORIES = ("/", "/etc", "/etc/ssl", "/etc/pki", "/etc/pki/tls")
+"""Where all of `READONLY` and `_MERGED` is to be found."""
+
+_SETTLED = 2.0
+"""Seconds: a directory that has changed that recently may change again without its ctime doing so."""
+
+_latest: tuple[tuple[str, ...], list[tuple[int, ...]], tuple[tuple[str, ...], Links]] | None = None
+
+
+def _on_the_host() -> tuple[tuple[str, ...], Links]:
+    """What there is of `READONLY` and `_MERGED`: looked for again when one of those directories has changed."""
+    global _latest
+    if _latest is not None:
+        with suppress(OSError):
+            if _stamps(_latest[0]) == _latest[1]:
+                return _latest[2]
+    directories = tuple(filter(os.path.isdir, _DIRECTORIES))
+    stamps = _stamps(directories)
+    found = _those_that_exist(READONLY), _merged()
+    if time.time() - max((ctime for _, _, ctime in stamps), default=math.inf) / 1e9 > _SETTLED:
+        _latest = directories, stamps, found
+    return found
+
+
+def _stamps(directories: Iterable[str]) -> list[tuple[int, ...]]:
+    return [(seen.st_dev, seen.st_ino, seen.st_ctime_ns) for seen in map(os.stat, directories)]
+
+
+def _those_that_exist(paths: Iterable[str]) -> tuple[str, ...]:
     """All that was asked for by name; of the usual ones, those that there are."""
-    return [path for path in paths if path not in _USUAL or _exists(path)]
+    return tuple([path for path in paths if path not in _USUAL or _exists(path)])
 
 
-def _merged() -> tuple[tuple[str, str | None], ...]:
+def _merged() -> Links:
     """The directories that are links into /usr where that is merged, each with where it leads; `None`: it is none."""
     found: list[tuple[str, str | None]] = []
     for name in _MERGED:

@@ -278,6 +278,49 @@ OPTIONS: dict[str, list[Any]] = {
 }
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A place for all that is usual on a host."""
+    place = tmp_path / "place"
+    note = str(place / "note")
+    monkeypatch.setattr(_sandbox, "_DIRECTORIES", (str(place),))
+    monkeypatch.setattr(_sandbox, "_MERGED", (str(place / "link"),))
+    monkeypatch.setattr(_sandbox, "READONLY", (note,))
+    monkeypatch.setattr(_sandbox, "_USUAL", {note})
+    monkeypatch.setattr(_sandbox, "_latest", None)
+    return place
+
+
+NOTHING: tuple[Any, ...] = ((), ())
+
+
+def test_what_is_on_the_host_is_looked_for_again_when_a_directory_has_changed(
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sandbox, "_SETTLED", -1e9)
+    for name in ("empty", "full"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "note").touch()
+    (tmp_path / "full" / "link").symlink_to("usr")
+    found = ((str(elsewhere / "note"),), ((str(elsewhere / "link"), "usr"),))
+    for _ in range(2):
+        for name, expected in (("empty", NOTHING), ("full", found)):
+            elsewhere.symlink_to(tmp_path / name)
+            assert _sandbox._on_the_host() == expected
+            assert _sandbox._on_the_host() is _sandbox._on_the_host()
+            elsewhere.unlink()
+    assert _sandbox._on_the_host() == NOTHING
+
+
+def test_a_directory_that_has_just_changed_is_looked_at_each_time(elsewhere: Path) -> None:
+    elsewhere.mkdir()
+    assert _sandbox._on_the_host() == NOTHING
+    (elsewhere / "note").touch()
+    assert _sandbox._on_the_host() == ((str(elsewhere / "note"),), ())
+    (elsewhere / "note").unlink()
+    assert _sandbox._on_the_host() == NOTHING
+
+
 @relaxed
 @given(
     st.sampled_from([["true"], ("true",), ["true", "x"], [], "true", [b"true"], ["\0"]]),
