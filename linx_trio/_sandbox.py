@@ -148,7 +148,7 @@ def _stamps(directories: Iterable[str]) -> list[tuple[int, ...]]:
 
 def _those_that_exist(paths: Iterable[str]) -> tuple[str, ...]:
     """All that was asked for by name; of the usual ones, those that there are."""
-    return tuple([path for path in paths if path not in _USUAL or _exists(path)])
+    return tuple([path for path in paths if path not in _USUAL or os.path.lexists(path)])
 
 
 def _merged() -> Links:
@@ -177,9 +177,6 @@ def _paths(value: Iterable[Argument], name: str) -> tuple[str, ...]:
 
 _USUAL = frozenset({*READONLY, *_NETWORK})
 """What is left out if it is not there."""
-
-_exists = functools.partial(os.access, mode=os.F_OK, follow_symlinks=False)
-"""`os.path.lexists`, without an exception for each that is not there."""
 
 
 def _mounts(

@@ -209,6 +209,7 @@ class Session(SessionListening):
         await trio.lowlevel.checkpoint_if_cancelled()
         _agent.check_platform()
         self._retryable = wait_ready
+        self._token = trio.lowlevel.current_trio_token()
         with FdBag() as bag:
             try:
                 made = await self._plan(bag)

@@ -70,7 +70,7 @@ class SessionFacts:
     _entered: Pinned | None = None
     _zygote: _agent.Zygote | None = None
     _channel: Channel | None = None
-    _reading = _listening = _lazy = _disbelieved = _proceeding = _closing = _condemned = False
+    _reading = _listening = _lazy = _abandoned = _disbelieved = _proceeding = _closing = _condemned = False
     _others = 0  # who wait while somebody else listens
     _token: trio.lowlevel.TrioToken | None = None
     _run_mates: set[Any] | None = None  # lazy sessions like this one

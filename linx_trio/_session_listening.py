@@ -37,7 +37,7 @@ async def _end_with_the_run(sessions: set[SessionListening]) -> None:
         await trio.sleep_forever()
     finally:
         for session in list(sessions):
-            session.abandon()
+            session._abandon()
 
 
 class SessionListening(SessionNews):
@@ -45,7 +45,6 @@ class SessionListening(SessionNews):
 
     def _be_lazy(self) -> None:
         self._lazy = True
-        self._token = trio.lowlevel.current_trio_token()
         if self._quiet:
             return  # `run` leaves its block
         try:
@@ -57,12 +56,11 @@ class SessionListening(SessionNews):
         sessions.add(self)
         self._run_mates = sessions
 
-    def abandon(self) -> None:
-        """Lets go of what the session holds, if nobody listens to its stream: the agent then ends it."""
+    def _abandon(self) -> None:
+        """Lets go of what the session holds: the agent then ends it. Who still listens does so when it is cut short."""
+        self._abandoned, self._lazy = True, False
         if self._channel is not None and not self._listening:
             self._stop_reading(self._channel)
-            self._release_zygote()
-            self._close_pidfd()
 
     async def _hear(self, news: trio.Event) -> None:
         """Waits for `news`, listening if nobody else does: what it waits for must come from the agent. A checkpoint."""
@@ -76,27 +74,37 @@ class SessionListening(SessionNews):
         else:
             await self._read(channel, news)
 
+    @trio.lowlevel.enable_ki_protection
     def _look(self) -> None:
         if self._listening or self._ended.is_set():
             return
-        if trio.lowlevel.in_trio_task():
+        if self._is_in_its_run():
             self._catch_up()
-            self._listen_from_now_on()
-        elif self._token is not None:  # another thread, which gets to know when it asks again
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._listen_from_now_on)
+        self._listen_from_now_on()
 
+    def _is_in_its_run(self) -> bool:
+        """Whether this is the thread of the ``trio.run`` that the session belongs to."""
+        try:
+            return trio.lowlevel.current_trio_token() is self._token
+        except RuntimeError:
+            return False
+
+    @trio.lowlevel.enable_ki_protection
     def _catch_up(self) -> None:
         """Hears what has been said, where nobody listens."""
         channel = self._channel
         if self._listening or channel is None or not self._reading or self._gone.is_set():
             return
+        over = False
+        self._listening = True  # a signal handler may ask, too
         try:
             over = self._heard(*channel.receive_nowait())
         except BlockingIOError:
-            return
+            pass
         except Exception as exc:
             over = self._went_wrong(exc)
+        finally:
+            self._listening = False
         if over:
             self._stop_reading(channel)
 
@@ -106,13 +114,19 @@ class SessionListening(SessionNews):
             self._look()
             self._listen_from_now_on()
 
+    @trio.lowlevel.enable_ki_protection
     def _listen_from_now_on(self) -> None:
         """Has a system task listen, now or when nobody else does any more."""
         self._lazy = False
         channel = self._channel
-        if not self._listening and channel is not None and self._reading and not self._gone.is_set():
-            self._listening = True  # it is about to
+        if self._listening or channel is None or not self._reading or self._gone.is_set():
+            return
+        if self._is_in_its_run():
             trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
+            self._listening = True  # it is about to
+        elif self._token is not None:  # another thread, which gets to know when it asks again
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._listen_from_now_on)
 
     async def _hear_end(self, seconds: float, interrupts: list[KeyboardInterrupt]) -> bool:
         """Waits, shielded, for the end of all, as `wait_really` does: in person, if it comes at once."""
@@ -128,6 +142,7 @@ class SessionListening(SessionNews):
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def _read(self, channel: Channel, news: trio.Event | None = None) -> None:
         """Applies what the agent says, until the stream ends, or until `news` has been heard. Raises nothing by itself:
         as a system task it may not.
@@ -169,7 +184,9 @@ class SessionListening(SessionNews):
             return True
         else:  # ours; but in a system task it would end the whole trio.run
             _log.error("reading from the agent of %r", self, exc_info=exc)
+            again = self._disbelieved  # then not even reading it out works
             self._disbelieve(f"what the agent said could not be applied: {exc!r}", None)
+            return again
         return False
 
     def _stop_reading(self, channel: Channel) -> None:
@@ -185,4 +202,7 @@ class SessionListening(SessionNews):
             self._zygote.keep(channel)
         else:
             channel.close()
+        if self._abandoned:
+            self._release_zygote()
+            self._close_pidfd()
         self._gone.set()

@@ -258,10 +258,8 @@ class SessionNews(SessionFacts):
         if self._calls is not None:
             self._calls.end()
         self._ended.set()
-        if not self._ran:
-            self._released.set()
-        if not self._is_ready:
-            self._parked.set()
+        self._released.set()
+        self._parked.set()
         while self._batches:
             self._batches.popleft().over.set()
         if last is not None:

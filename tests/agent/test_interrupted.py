@@ -44,6 +44,41 @@ except KeyboardInterrupt:
 """
 
 
+# In the middle of hearing of the end, whoever it is that hears it.
+HEARING = """
+import signal, time, trio, linx_trio as linx
+from linx_trio._session import Session
+
+apply = Session._apply
+times = iter([False, True])
+
+def interrupted(self, *news):
+    if next(times, False):
+        signal.raise_signal(signal.SIGINT)
+    apply(self, *news)
+
+Session._apply = interrupted
+
+async def main():
+    interrupted = False
+    async with linx.spawn(["/bin/sleep", "0.1"], auto_proceed=True) as s:
+        with trio.fail_after(15):
+            while not (interrupted and s.outcome):
+                try:
+                    {ask}
+                    await trio.sleep(0.01)
+                except KeyboardInterrupt:
+                    interrupted = True
+        print(s.outcome)
+        left = trio.current_time()
+    print("left" if trio.current_time() - left < 10 else "left late")
+
+trio.run(main)
+"""
+WAITING = "await s.wait()"
+LOOKING = "time.sleep(0.2); s.state"
+
+
 def output_of(program: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, timeout=100
@@ -57,6 +92,11 @@ def test_control_c_does_not_cut_a_clean_up_short() -> None:
 
 def test_control_c_comes_out_bare() -> None:
     assert output_of(CAPTURING) == "bare"
+
+
+@pytest.mark.parametrize("ask", [WAITING, LOOKING])
+def test_control_c_loses_nothing_that_is_just_heard(ask: str) -> None:
+    assert output_of(HEARING.replace("{ask}", ask)) == "Exited(code=0)\nleft"
 
 
 @pytest.mark.parametrize("verb", ["abort", "kill"])

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import trio
@@ -96,6 +97,48 @@ async def test_another_thread_gets_to_know() -> None:
     async with linx.spawn(SLEEP, auto_proceed=True) as s:
         kill_behind_its_back(s)
         await trio.to_thread.run_sync(eventually, lambda: s.state == "signaled", "the thread knows")
+
+
+async def test_another_run_may_ask_and_end() -> None:
+    async def ask() -> str:
+        return s.state
+
+    async with linx.spawn(SLEEP, auto_proceed=True) as s:
+        assert await trio.to_thread.run_sync(trio.run, ask) == "running"
+        await eventually_async(readers, "somebody listens, in the run that the session belongs to")
+        assert s.state == "running"
+        s.kill()
+        assert await s.wait() == KILLED
+
+
+async def test_events_can_be_asked_for_in_another_thread() -> None:
+    async with linx.spawn(SLEEP, auto_proceed=True) as s:
+        heard = await trio.to_thread.run_sync(s.events)
+        signal.pidfd_send_signal(s.pidfd, signal.SIGKILL)
+        with trio.fail_after(DEADLINE):
+            assert [event async for event in heard][2:] == [KILLED]
+
+
+async def test_a_signal_handler_may_ask_while_another_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    apply = linx.Session._apply
+
+    def interrupted(session: linx.Session, *news: Any) -> None:
+        signal.raise_signal(signal.SIGUSR1)
+        apply(session, *news)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: asked.append(s.state))
+    try:
+        async with linx.spawn(SLEEP, auto_proceed=True, namespaces=("pid",), init=True) as s:
+            kill_behind_its_back(s)
+            monkeypatch.setattr(linx.Session, "_apply", interrupted)
+            await wait_for(lambda: s.state == "signaled")
+            monkeypatch.undo()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert asked
+    assert set(asked) <= {"running", "signaled"}
+    assert (await linx.run(["/bin/true"])).returncode == 0
 
 
 @pytest.mark.parametrize("cancelled", [0, 1, 2])
@@ -198,10 +241,14 @@ async def test_a_block_that_is_left_unheard_is_left_with_nothing(namespaces: tup
 
 
 @SHAPES
-def test_a_block_that_is_never_left_ends_with_the_run(namespaces: tuple[str, ...]) -> None:
-
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_block_that_is_never_left_ends_with_the_run(namespaces: tuple[str, ...], awaited: bool) -> None:
     async def leave() -> linx.Session:
-        return await linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces).__aenter__()
+        session = await linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces).__aenter__()
+        if awaited:
+            trio.lowlevel.spawn_system_task(session.wait)
+            await trio.testing.wait_all_tasks_blocked()
+        return session
 
     session = trio.run(leave)
     eventually(lambda: not exists(session.host_pid), "the workload is gone")
