@@ -15,10 +15,11 @@ import trio.testing
 
 import linx_trio as linx
 from linx_trio import _events
+from tests.agent.rights import rootless
 from tests.support import DEADLINE, eventually, eventually_async, exists, monitor_of
 
 SLEEP = ["/bin/sleep", "1000"]
-SHAPES = pytest.mark.parametrize("namespaces", [(), ("pid",)], ids=["plain", "pid"])
+SHAPES = pytest.mark.parametrize("options", [{}, rootless("pid")], ids=["plain", "pid"])
 KILLED = linx.Signaled(signal.SIGKILL)
 
 
@@ -46,8 +47,8 @@ async def wait_for(condition: Callable[[], object]) -> None:
 
 
 @SHAPES
-async def test_nobody_listens_unasked(namespaces: tuple[str, ...]) -> None:
-    async with linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces) as s:
+async def test_nobody_listens_unasked(options: dict[str, Any]) -> None:
+    async with linx.spawn(SLEEP, auto_proceed=True, **options) as s:
         await trio.testing.wait_all_tasks_blocked()
         assert readers() == []
         s.kill()
@@ -68,9 +69,9 @@ async def test_nobody_listens_unasked(namespaces: tuple[str, ...]) -> None:
     ids=["state", "outcome", "returncode", "usage", "info"],
 )
 async def test_who_asks_without_waiting_is_told_of_what_has_been(
-    namespaces: tuple[str, ...], ask: Callable[[linx.Session], bool]
+    options: dict[str, Any], ask: Callable[[linx.Session], bool]
 ) -> None:
-    async with linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces) as s:
+    async with linx.spawn(SLEEP, auto_proceed=True, **options) as s:
         kill_behind_its_back(s)
         await wait_for(lambda: ask(s))
 
@@ -129,7 +130,7 @@ async def test_a_signal_handler_may_ask_while_another_one_does(monkeypatch: pyte
 
     before = signal.signal(signal.SIGUSR1, lambda *_: asked.append(s.state))
     try:
-        async with linx.spawn(SLEEP, auto_proceed=True, namespaces=("pid",), init=True) as s:
+        async with linx.spawn(SLEEP, auto_proceed=True, init=True, **rootless("pid")) as s:
             kill_behind_its_back(s)
             monkeypatch.setattr(linx.Session, "_apply", interrupted)
             await wait_for(lambda: s.state == "signaled")
@@ -219,8 +220,8 @@ async def test_a_new_owner_is_not_told_of_what_has_been() -> None:
 
 
 @SHAPES
-async def test_an_agent_that_dies_unheard_is_missed_when_somebody_asks(namespaces: tuple[str, ...]) -> None:
-    async with linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces) as s:
+async def test_an_agent_that_dies_unheard_is_missed_when_somebody_asks(options: dict[str, Any]) -> None:
+    async with linx.spawn(SLEEP, auto_proceed=True, **options) as s:
         channel = s._channel
         assert channel is not None
         os.kill(monitor_of(s.host_pid), signal.SIGKILL)
@@ -231,20 +232,20 @@ async def test_an_agent_that_dies_unheard_is_missed_when_somebody_asks(namespace
 
 
 @SHAPES
-async def test_a_block_that_is_left_unheard_is_left_with_nothing(namespaces: tuple[str, ...]) -> None:
-    async with linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces) as s:
+async def test_a_block_that_is_left_unheard_is_left_with_nothing(options: dict[str, Any]) -> None:
+    async with linx.spawn(SLEEP, auto_proceed=True, **options) as s:
         kill_behind_its_back(s)
     assert s.outcome == KILLED
-    async with linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces) as s:
+    async with linx.spawn(SLEEP, auto_proceed=True, **options) as s:
         pass
     assert isinstance(s.outcome, linx.Signaled)
 
 
 @SHAPES
 @pytest.mark.parametrize("awaited", [False, True])
-def test_a_block_that_is_never_left_ends_with_the_run(namespaces: tuple[str, ...], awaited: bool) -> None:
+def test_a_block_that_is_never_left_ends_with_the_run(options: dict[str, Any], awaited: bool) -> None:
     async def leave() -> linx.Session:
-        session = await linx.spawn(SLEEP, auto_proceed=True, namespaces=namespaces).__aenter__()
+        session = await linx.spawn(SLEEP, auto_proceed=True, **options).__aenter__()
         if awaited:
             trio.lowlevel.spawn_system_task(session.wait)
             await trio.testing.wait_all_tasks_blocked()

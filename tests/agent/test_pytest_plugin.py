@@ -302,7 +302,7 @@ def test_sockets():
 def test_session(request):
     import trio
     async def leave():
-        manager = linx.spawn(["sleep", "1000"], auto_proceed=True)
+        manager = linx.spawn(["sleep", "1000"])
         KEPT.append((manager, await manager.__aenter__()))
         raise SystemExit
     with pytest.raises(BaseException):
