@@ -40,6 +40,8 @@ static void offer_again(struct monitor *m) {
     bool ordinary = m->ran && !m->lost && !m->odd && !m->out.broken && m->in.size <= KEPT_INBOX_SIZE && m->in.fd_count == 0;
     if (m->port || m->idle || m->in.eof || !ordinary || self_has_queued_signals() || (!m->init && !self_is_as_noted()))
         return;
+    if (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != m->dumpable) /* setuid(2) by a child that shared our memory */
+        (void)prctl(PR_SET_DUMPABLE, m->dumpable, 0, 0, 0);
     m->idle = true;
     call_yourself(m, true);
     emit_status(m, "idle", NULL, -1);
@@ -59,8 +61,6 @@ static void begin_again(struct monitor *m) {
     free(m->kept_signals);
     request_free(&m->request);
     inbox_forget(&m->in); /* one session's environment is none of another's business */
-    if (prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != m->dumpable) /* setuid(2) by a child that shared our memory */
-        (void)prctl(PR_SET_DUMPABLE, m->dumpable, 0, 0, 0);
     *m = (struct monitor){.in = m->in, .out = m->out, .signals = m->signals, .spare = m->spare, .dumpable = m->dumpable,
                           .served = true};
     begin(m);
