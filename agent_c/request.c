@@ -14,8 +14,7 @@
 /* Room for the usual request: what malloc(3) would get from the kernel for each of them, and give back, costs more than all the
  * parsing. There is one request at a time. */
 static char usual_arena[16384];
-static struct step usual_steps[160];
-static bool usual_is_taken, usual_steps_are_taken;
+static bool usual_is_taken;
 
 static bool arena_make(struct request *q, size_t size) {
     q->arena_size = size;
@@ -84,27 +83,6 @@ static char **take_strings(struct request *q, struct etf_reader *r, bool assignm
     if (!map)
         etf_list_end(r);
     return strings;
-}
-
-static bool steps_make(struct request *q, size_t count) {
-    if (!usual_steps_are_taken && count <= COUNT_OF(usual_steps)) {
-        usual_steps_are_taken = true;
-        q->steps = usual_steps;
-    } else {
-        q->steps = calloc(count, sizeof *q->steps);
-    }
-    return q->steps != NULL;
-}
-
-static void steps_free(struct request *q) {
-    for (size_t i = 0; i < q->step_count; i++)
-        free((void *)(uintptr_t)q->steps[i].list);
-    if (q->steps == usual_steps) {
-        memset(usual_steps, 0, q->step_count * sizeof *usual_steps);
-        usual_steps_are_taken = false;
-    } else {
-        free(q->steps);
-    }
 }
 
 /* ---- the keys ------------------------------------------------------------------------------------------------ */
@@ -228,7 +206,8 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
 static void key_steps(struct request *q, struct etf_reader *r) {
     size_t count = etf_list(r);
     r->bad |= q->steps != NULL; /* twice */
-    r->bad = r->bad || (count > 0 && !steps_make(q, count));
+    if (count > 0 && !r->bad && (q->steps = calloc(count, sizeof *q->steps)) == NULL)
+        r->bad = true;
     size_t checkpoints = 0;
     for (size_t i = 0; i < count && !r->bad; i++) {
         take_step(q, r, &q->steps[i]);
@@ -469,7 +448,9 @@ void request_close_fds(struct request *q) {
 }
 
 void request_free(struct request *q) {
-    steps_free(q);
+    for (size_t i = 0; i < q->step_count; i++)
+        free((void *)(uintptr_t)q->steps[i].list);
+    free(q->steps);
     free(q->argv);
     free(q->envp);
     arena_free(q);

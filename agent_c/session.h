@@ -83,7 +83,8 @@ void emit_refusal(struct monitor *m, const char *name, const struct child_messag
 void emit_usage(struct monitor *m, int status, const struct rusage *usage, bool ran);
 void emit_error(struct monitor *m, int error, enum stage stage, int index);
 
-/* All of an ordinary session in one event, in the place of those that have not been told yet. */
+/* What comes together, in one event: the beginning, the end, or all of an ordinary session. The first and the last take the
+ * place of what has not been told yet. */
 void emit_began(struct monitor *m, pid_t pid);
 void emit_over(struct monitor *m, int code, const struct rusage *usage);
 void emit_ran(struct monitor *m, pid_t pid, int code, const struct rusage *usage);

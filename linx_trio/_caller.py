@@ -47,7 +47,7 @@ class Caller:
         """
         global _latest
         root = os.stat("/")
-        thread = _open("/proc/thread-self", os.O_PATH | os.O_CLOEXEC, None)
+        thread = _open("/proc/thread-self", os.O_PATH)
         try:
             status = read_file("status", thread)
             identity = (
@@ -64,12 +64,8 @@ class Caller:
             os.close(thread)
         seen = (identity, os.getpriority(os.PRIO_PROCESS, 0), tuple(map(resource.getrlimit, range(16))))
         latest = _latest
-        if latest is not None and latest[0] == seen:
-            for line in latest[1]:
-                if line not in status:
-                    break
-            else:
-                return latest[2]
+        if latest is not None and latest[0] == seen and all(map(status.__contains__, latest[1])):
+            return latest[2]
         lines = _lines_of(status)
         umask = int(lines[0].removeprefix(_UMASK), 8)
         caller = Caller((lines[1:], *identity), umask, *seen[1:])
@@ -100,16 +96,16 @@ def _lines_of(status: bytes) -> tuple[bytes, ...]:
     )
 
 
-def _open(path: str, flags: int, directory: int | None) -> int:
+def _open(path: str, flags: int, directory: int | None = None) -> int:
     try:
-        return os.open(path, flags, dir_fd=directory)
+        return os.open(path, flags | os.O_CLOEXEC, dir_fd=directory)
     except FileNotFoundError:
         raise NotSupported("spawning", "it needs /proc, which is not mounted here: mount -t proc proc /proc") from None
 
 
 def read_file(path: str, directory: int | None = None) -> bytes:
     """A small file of /proc. Raises `NotSupported` where that is not mounted."""
-    fd = _open(path, os.O_RDONLY | os.O_CLOEXEC, directory)
+    fd = _open(path, os.O_RDONLY, directory)
     try:
         return os.read(fd, 16384)
     finally:

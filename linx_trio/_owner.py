@@ -49,12 +49,14 @@ class EventLog:
 
     def append(self, event: Event) -> None:
         self._events.append(event)
-        if self._news is not None:
-            self._news.unpark_all()
+        self._wake()
 
     def complete(self) -> None:
         """Says that no more will come."""
         self._complete = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._news is not None:
             self._news.unpark_all()
 

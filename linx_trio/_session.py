@@ -216,7 +216,7 @@ class Session(SessionListening):
                 fds = [fd for fd, _ in made.fds]
                 targets: list[m.Target] = [number for _, number in made.fds]
                 targets += [(m.NULL, number) for number in made.nulls]
-                if not str(self._workload.cwd or "").startswith("/"):  # else the caller's own does not matter
+                if not os.path.isabs(cast("str", self._workload.cwd or "")):  # else the caller's own does not matter
                     fds.append(_open_cwd(bag))
                     targets.append(m.CWD)
                 if self._target is not None:

@@ -114,8 +114,7 @@ class SessionFacts:
     @property
     def state(self) -> str:
         """``"starting" "ready" "running" "exited" "signaled" "aborted"`` or ``"failed"``."""
-        if self._lazy:
-            self._look()
+        self._look()
         return self._known_state()
 
     @property
@@ -145,8 +144,7 @@ class SessionFacts:
     @property
     def outcome(self) -> Outcome | None:
         """`Exited`, `Signaled` or `Aborted`; `None` before the end, and for a session that failed."""
-        if self._lazy:
-            self._look()
+        self._look()
         return self._outcome
 
     @property
@@ -162,8 +160,7 @@ class SessionFacts:
     @property
     def usage(self) -> Usage | None:
         """What the workload used; `None` before its end."""
-        if self._lazy:
-            self._look()
+        self._look()
         return self._usage
 
     @property
@@ -258,7 +255,7 @@ class SessionFacts:
             self._pidfd = PidFd(-1)
 
     def _look(self) -> None:
-        """Hears what has been said, where nobody listens."""
+        """Hears what has been said, where nobody listens unasked."""
         raise NotImplementedError
 
     def _known_state(self) -> str:

@@ -64,8 +64,8 @@ class SessionListening(SessionNews):
 
     async def _hear(self, news: trio.Event) -> None:
         """Waits for `news`, listening if nobody else does: what it waits for must come from the agent. A checkpoint."""
-        channel = self._channel
-        if self._listening or channel is None or not self._reading or self._gone.is_set() or news.is_set():
+        channel = self._unheard_channel()
+        if channel is None or news.is_set():
             self._others += 1
             try:
                 await news.wait()
@@ -74,9 +74,13 @@ class SessionListening(SessionNews):
         else:
             await self._read(channel, news)
 
+    def _unheard_channel(self) -> Channel | None:
+        """The stream, if there is still something to come and nobody listens."""
+        return self._channel if self._reading and not (self._listening or self._gone.is_set()) else None
+
     @trio.lowlevel.enable_ki_protection
     def _look(self) -> None:
-        if self._listening or self._ended.is_set():
+        if not self._lazy or self._listening or self._ended.is_set():
             return
         if self._is_in_its_run():
             self._catch_up()
@@ -92,8 +96,8 @@ class SessionListening(SessionNews):
     @trio.lowlevel.enable_ki_protection
     def _catch_up(self) -> None:
         """Hears what has been said, where nobody listens."""
-        channel = self._channel
-        if self._listening or channel is None or not self._reading or self._gone.is_set():
+        channel = self._unheard_channel()
+        if channel is None:
             return
         over = False
         self._listening = True  # a signal handler may ask, too
@@ -118,8 +122,8 @@ class SessionListening(SessionNews):
     def _listen_from_now_on(self) -> None:
         """Has a system task listen, now or when nobody else does any more."""
         self._lazy = False
-        channel = self._channel
-        if self._listening or channel is None or not self._reading or self._gone.is_set():
+        channel = self._unheard_channel()
+        if channel is None:
             return
         if self._is_in_its_run():
             trio.lowlevel.spawn_system_task(self._read, channel, name=f"linx: {self._workload.arguments[0]}")
@@ -130,10 +134,11 @@ class SessionListening(SessionNews):
 
     async def _hear_end(self, seconds: float, interrupts: list[KeyboardInterrupt]) -> bool:
         """Waits, shielded, for the end of all, as `wait_really` does: in person, if it comes at once."""
-        if self._channel is not None and not self._listening and is_real(trio.lowlevel.current_clock()):
+        channel = self._unheard_channel()
+        if channel is not None and is_real(trio.lowlevel.current_clock()):
             with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE_SECONDS):
                 try:
-                    await self._read(self._channel, self._gone)
+                    await self._read(channel, self._gone)
                 except KeyboardInterrupt as exc:
                     interrupts.append(exc)
             seconds -= PATIENCE_SECONDS

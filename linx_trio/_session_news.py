@@ -78,10 +78,8 @@ class SessionNews(SessionFacts):
             self._host_pid = message.host_pid
             self._pidfd = PidFd(fd)
         elif isinstance(message, m.Began):
-            self._host_pid, self._child_pid = message
             self._pidfd = PidFd(fd)
-            self._ready()
-            self._apply_started(m.Started())
+            self._begin(*message)
         else:
             self._keep_opened(fd)
 
@@ -99,6 +97,12 @@ class SessionNews(SessionFacts):
         self._tell(Running())
         self._released.set()
 
+    def _begin(self, host_pid: int, child_pid: int) -> None:
+        """`Spawned`, `Parked` and `Started` in one."""
+        self._host_pid, self._child_pid = host_pid, child_pid
+        self._ready()
+        self._apply_started(m.Started())
+
     def _apply_usage(self, report: m.UsageReport) -> None:
         user, system, wall, max_rss, self._core_dumped = report
         group = self._placement
@@ -111,9 +115,7 @@ class SessionNews(SessionFacts):
         self._end(Exited(code))
 
     def _apply_ran(self, ran: m.Ran) -> None:
-        self._host_pid, self._child_pid = ran[:2]
-        self._ready()
-        self._apply_started(m.Started())
+        self._begin(*ran[:2])
         self._apply_over(m.Over(*ran[2:]))
 
     def _apply_exit(self, end: m.Exit) -> None:

@@ -65,8 +65,6 @@ async def _plan_streams(workload: Workload, made: Plan, bag: FdBag) -> None:
     inherited = [number for number, spec in enumerate(specs) if spec is Stdio.INHERIT]
     for number in inherited:  # before anything is opened that could get such a number
         made.fds.append((_open_fd(number, STREAMS[number], _CLOSED_HINT), number))
-    if len(inherited) == len(specs):
-        return
     for number, spec in enumerate(specs):
         if spec is Stdio.INHERIT:
             continue

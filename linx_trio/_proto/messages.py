@@ -410,24 +410,16 @@ def _fields_match(values: Sequence[Any], kinds: tuple[_Field, ...]) -> bool:
 
 def parse_event(payload: bytes) -> Message:
     """The event in a frame's payload, or `Nonsense`."""
-    known = _known.get(payload)
-    if known is not None:
-        return known
     usual = _USUAL.get(payload[:_NAMED])
     if usual is not None:
         cls, match = usual
         found = match(payload)
         if found is not None:
             return cls(*[int.from_bytes(digits[1:], "big") for digits in found.groups()])
-    event = _parse_event(payload)
-    if len(payload) <= _SHORT and len(_known) < _REMEMBERED:
-        _known[payload] = event
-    return event
+    return _parse_short_event(payload) if len(payload) <= _SHORT else _parse_event(payload)
 
 
 _SHORT = 64  # bytes; most events are shorter, and many are the same in each session
-_REMEMBERED = 256
-_known: dict[bytes, Message] = {}
 _PID_BYTES = rb"(a[^\0]|b(?!\0\0\0\0)[\0-\x7f]...)"  # SMALL_INTEGER_EXT, INTEGER_EXT
 _AMOUNT_BYTES = rb"(a.|b[\0-\x7f]...)"
 _NAMED = 8  # bytes, of which the last ones belong to the name
@@ -462,6 +454,9 @@ def _parse_event(payload: bytes) -> Message:
             if _fields_match(values, kinds):
                 return cls(*values)
     raise Nonsense(f"unknown event {show(term)}", term)
+
+
+_parse_short_event = functools.lru_cache(maxsize=256)(_parse_event)
 
 
 def parse_hello(payload: bytes) -> Hello:
