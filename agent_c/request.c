@@ -12,12 +12,13 @@
 /* ---- text and arrays ----------------------------------------------------------------------------------------- */
 
 /* Room for the usual request: what malloc(3) would get from the kernel for each of them, and give back, costs more than all the
- * parsing. There is one request at a time. */
-static char usual_arena[16384];
+ * parsing. There is one request at a time. Text fills it from the front, and what points to it from the back. */
+static _Alignas(16) char usual_arena[32768];
 static bool usual_is_taken;
 
 static bool arena_make(struct request *q, size_t size) {
     q->arena_size = size;
+    q->arrays_at = sizeof usual_arena;
     if (!usual_is_taken && size <= sizeof usual_arena) {
         usual_is_taken = true;
         q->arena = usual_arena;
@@ -35,6 +36,21 @@ static void arena_free(struct request *q) {
         usual_is_taken = false;
     else
         free(q->arena);
+}
+
+/* Like calloc(3). */
+static void *array_make(struct request *q, size_t count, size_t size) {
+    size_t room = q->arena == usual_arena ? (q->arrays_at - q->arena_size) & ~(size_t)15 : 0;
+    if (count > room / size)
+        return calloc(count, size);
+    size_t taken = (count * size + 15) & ~(size_t)15;
+    q->arrays_at -= taken;
+    return memset(usual_arena + q->arrays_at, 0, taken);
+}
+
+static void array_free(const void *array) {
+    if ((uintptr_t)array - (uintptr_t)usual_arena >= sizeof usual_arena)
+        free((void *)(uintptr_t)array);
 }
 
 static char *arena_add(struct request *q, struct etf_slice slice) {
@@ -73,7 +89,7 @@ static char *take_assignment(struct request *q, struct etf_reader *r, bool pair)
 static char **take_strings(struct request *q, struct etf_reader *r, bool assignments) {
     bool map = assignments && etf_peek(r) == ETF_MAP;
     size_t count = map ? etf_map(r) : etf_list(r);
-    char **strings = calloc(count + 1, sizeof *strings);
+    char **strings = array_make(q, count + 1, sizeof *strings);
     if (strings == NULL) {
         r->bad = true;
         return NULL;
@@ -193,7 +209,7 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
         } else {
             gid_t *list = NULL;
             step->list_length = etf_list(r);
-            if (step->list_length > 0 && (list = calloc(step->list_length, sizeof *list)) == NULL)
+            if (step->list_length > 0 && (list = array_make(q, step->list_length, sizeof *list)) == NULL)
                 r->bad = true;
             for (size_t i = 0; i < step->list_length && !r->bad; i++)
                 list[i] = (gid_t)etf_between(r, 0, (gid_t)-2);
@@ -206,7 +222,7 @@ static void take_step(struct request *q, struct etf_reader *r, struct step *step
 static void key_steps(struct request *q, struct etf_reader *r) {
     size_t count = etf_list(r);
     r->bad |= q->steps != NULL; /* twice */
-    if (count > 0 && !r->bad && (q->steps = calloc(count, sizeof *q->steps)) == NULL)
+    if (count > 0 && !r->bad && (q->steps = array_make(q, count, sizeof *q->steps)) == NULL)
         r->bad = true;
     size_t checkpoints = 0;
     for (size_t i = 0; i < count && !r->bad; i++) {
@@ -449,10 +465,10 @@ void request_close_fds(struct request *q) {
 
 void request_free(struct request *q) {
     for (size_t i = 0; i < q->step_count; i++)
-        free((void *)(uintptr_t)q->steps[i].list);
-    free(q->steps);
-    free(q->argv);
-    free(q->envp);
+        array_free(q->steps[i].list);
+    array_free(q->steps);
+    array_free(q->argv);
+    array_free(q->envp);
     arena_free(q);
     memset(q, 0, sizeof *q);
 }

@@ -1,6 +1,6 @@
 /* A session's one request, `{spawn, #{…}}`, parsed into what the kernel wants: NULL-terminated arrays, flags, fds.
  *
- * All text is copied into one arena, so that the frame can go and everything is freed in two calls. */
+ * All text is copied into one arena, so that the frame can go. */
 #ifndef LINX_REQUEST_H
 #define LINX_REQUEST_H
 
@@ -37,7 +37,7 @@ struct request {
     bool linger;               /* orphan policy: leave it running, or … */
     int64_t orphan_grace_us;   /* … SIGTERM, wait, SIGKILL */
     char *arena;
-    size_t arena_used, arena_size;
+    size_t arena_used, arena_size, arrays_at;
 };
 
 /* Fills `request`. The frame's fds are taken from `in`. False: the term is no request, errno says what kind of no. In a
