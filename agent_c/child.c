@@ -3,7 +3,7 @@
  * Unless it is going to park it shares its parent's memory (CLONE_VM without CLONE_VFORK), the monitor's or that of our pid 1,
  * and runs beside it on a stack of its own: copying page tables, and the faults that follow, would cost more than all the rest
  * up to execve(2). So it only reads what it is given, writes to nothing but its stack, and makes its system calls without libc
- * (raw.h), whose errno is its parent's. */
+ * (raw.h), whose errno is its parent's. The same holds for pid 1, which may share the monitor's memory as long as it lives. */
 #include "child.h"
 
 #include <fcntl.h>
@@ -149,7 +149,8 @@ static int place_fds(const struct request *q, int control, int *init_net) {
 /* Memory that we share is that of somebody who may do more than we are going to, and then whoever may look into us must not
  * look into that. Undumpable, it is open to nobody without rights over its user namespace; but then our own files in /proc are not
  * ours either, the id maps among them. The monitor's stays open to the caller as long as we have its rights; pid 1's is nobody's
- * business, and it is not alone any more as soon as somebody enters. */
+ * business, and it is not alone any more as soon as somebody enters. Where that is the monitor's too, it is open again when
+ * the session is over (monitor.c). */
 static void hide_memory(struct step_room *room) {
     if (room->shares_memory && !room->hidden)
         room->hidden = RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
@@ -303,6 +304,27 @@ static bool shares_memory(const struct request *q) {
     return SHARES_MEMORY && q->auto_proceed && !is_copied && !(q->namespaces & CLONE_NEWTIME) && !has_step(q, step_needs_own_memory);
 }
 
+/* Before Linux 5.14 nobody who hides can look into its own /proc/self/fdinfo, which the monitor must. */
+static bool may_hide(void) {
+    static enum { UNKNOWN, MAY, MAY_NOT } known;
+    if (known == UNKNOWN) {
+        int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
+        (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+        OWN_FD int own = open("/proc/self/fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        known = own >= 0 ? MAY : MAY_NOT;
+        (void)prctl(PR_SET_DUMPABLE, dumpable == 1, 0, 0, 0);
+    }
+    return known == MAY;
+}
+
+/* Of shared memory more is shared than what lies there: oom_score_adj and coredump_filter. Pid 1's are files that its user
+ * namespace's own root may write, unless they belong, as those of the hidden do, to a root who is nobody in there. */
+static bool init_shares_memory(const struct request *q) {
+    bool is_out_of_reach = (q->namespaces & CLONE_NEWUSER) && geteuid() != 0;
+    bool is_plain = request_fd(q, FD_CGROUP) < 0 && !(q->namespaces & CLONE_NEWTIME);
+    return SHARES_MEMORY && q->init && is_out_of_reach && is_plain && may_hide();
+}
+
 static _Noreturn void workload_main(const struct request *q, int control, int init_net) {
     uint64_t none = 0;
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
@@ -348,12 +370,13 @@ static int below_init(const void *context) {
 static _Noreturn void be_init(const struct request *q, int control) {
     static struct below_init below; /* outlives this call, for the child that shares it */
     below = (struct below_init){q, control, {-1, -1}};
-    int proc = open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    long proc = RAW4(openat, AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     if (proc < 0)
-        child_refuse(control, errno, STAGE_fork, -1);
-    if (has_step(q, step_is_of_init) && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.net) < 0)
-        child_refuse(control, errno, STAGE_fork, -1);
-    reaper_start(&(struct reaper_request){.control = control, .proc = proc, .init = true, .net = below.net[0],
+        child_refuse(control, -proc, STAGE_fork, -1);
+    long result = has_step(q, step_is_of_init) ? RAW4(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.net) : 0;
+    if (result < 0)
+        child_refuse(control, -result, STAGE_fork, -1);
+    reaper_start(&(struct reaper_request){.control = control, .proc = (int)proc, .init = true, .net = below.net[0],
                                           .shares_memory = shares_memory(q), .go_on = below_init, .context = &below});
 }
 
@@ -377,11 +400,12 @@ static int child_main(void *context) {
 /* ---- clone --------------------------------------------------------------------------------------------------- */
 
 pid_t child_start(const struct request *request, int control, int *pidfd) {
+    static struct stack stack;
     static struct start start; /* outlives this call, for the child that shares it */
     start = (struct start){request, control};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    if (shares_memory(request) && !request->init) /* else with pid 1, if at all */
-        return clone_sharing(flags, child_main, &start, pidfd);
+    if (request->init ? init_shares_memory(request) : shares_memory(request))
+        return clone_sharing(flags, &stack, child_main, &start, pidfd);
     pid_t pid = clone_copying(flags, SIGCHLD, request_fd(request, FD_CGROUP), pidfd);
     if (pid == 0)
         _exit(child_main(&start));

@@ -31,8 +31,6 @@ pid_t clone_copying(uint64_t flags, uint64_t exit_signal, int cgroup, int *pidfd
 #endif
 }
 
-pid_t clone_sharing(uint64_t flags, int (*entry)(void *context), void *context, int *pidfd) {
-    static _Alignas(16) char stack[32768];
-    pid_t pid = clone(entry, stack + sizeof stack, (int)(flags | CLONE_VM | SIGCHLD), context, pidfd);
-    return pid < 0 ? -errno : pid;
+pid_t clone_sharing(uint64_t flags, struct stack *stack, int (*entry)(void *context), void *context, int *pidfd) {
+    return (pid_t)raw_clone(flags | CLONE_VM | SIGCHLD, stack->room + COUNT_OF(stack->room), pidfd, entry, context);
 }

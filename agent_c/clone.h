@@ -19,9 +19,12 @@
  * negated errno. */
 pid_t clone_copying(uint64_t flags, uint64_t exit_signal, int cgroup, int *pidfd);
 
-/* The child runs `entry`, which never returns, in our memory and beside us, on a stack of its own. There is one such stack, so
- * a process may do this again only when that child has executed or is dead. Only where SHARES_MEMORY. What `entry` may do
- * there, child.c says. Its pid, or a negated errno. */
-pid_t clone_sharing(uint64_t flags, int (*entry)(void *context), void *context, int *pidfd);
+struct stack {
+    _Alignas(16) void *room[4096];
+};
+
+/* The child runs `entry`, which never returns, in our memory and beside us, on that stack, which is its own until it has
+ * executed or is dead. Only where SHARES_MEMORY. What `entry` may do there, child.c says. Its pid, or a negated errno. */
+pid_t clone_sharing(uint64_t flags, struct stack *stack, int (*entry)(void *context), void *context, int *pidfd);
 
 #endif

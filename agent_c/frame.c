@@ -6,7 +6,7 @@
 
 #include "raw.h"
 
-ssize_t send_with_fd(int socket, const void *data, size_t length, int fd) {
+long send_with_fd(int socket, const void *data, size_t length, int fd) {
     union {
         struct cmsghdr header;
         char space[CMSG_SPACE(sizeof(int))];
@@ -23,10 +23,10 @@ ssize_t send_with_fd(int socket, const void *data, size_t length, int fd) {
         c->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(c), &fd, sizeof fd);
     }
-    ssize_t sent;
+    long sent;
     do
-        sent = sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
+        sent = RAW3(sendmsg, socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+    while (sent == -EINTR);
     return sent;
 }
 
@@ -215,12 +215,12 @@ void outbox_flush(struct outbox *out) {
         bool boards = out->passenger >= 0 && out->sent == out->passenger_at;
         size_t until = out->passenger >= 0 && !boards ? out->passenger_at : out->used;
         const uint8_t *from = out->data + out->sent;
-        ssize_t sent = out->is_socket ? send_with_fd(out->fd, from, until - out->sent, boards ? out->passenger : -1)
-                                      : write(out->fd, from, until - out->sent);
-        if (sent < 0 && errno == EINTR)
+        long sent = out->is_socket ? send_with_fd(out->fd, from, until - out->sent, boards ? out->passenger : -1)
+                                   : RAW3(write, out->fd, from, until - out->sent);
+        if (sent == -EINTR)
             continue;
-        out->congested = sent < 0 && (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM);
-        if (out->congested || (sent < 0 && errno == EAGAIN))
+        out->congested = sent == -ETOOMANYREFS || sent == -ENOBUFS || sent == -ENOMEM;
+        if (out->congested || sent == -EAGAIN)
             return;
         if (sent < 0) {
             out->broken = true;

@@ -61,8 +61,9 @@ void outbox_flush(struct outbox *out);
 
 static inline bool outbox_empty(const struct outbox *out) { return out->broken || out->sent == out->used; }
 
-/* sendmsg/recvmsg with fds, shared with the zygote. Both set close-on-exec and never block or raise SIGPIPE. */
-ssize_t send_with_fd(int socket, const void *data, size_t length, int fd);
+/* sendmsg/recvmsg with fds, shared with the zygote. Both set close-on-exec and never block or raise SIGPIPE. The first returns
+ * a negated errno, and leaves errno alone (raw.h). */
+long send_with_fd(int socket, const void *data, size_t length, int fd);
 ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count,
                          bool *fds_lost);
 

@@ -1,7 +1,8 @@
-/* System calls without libc, for the child that shares its memory with the monitor (child.c).
+/* System calls without libc, for those that share their memory with the monitor (child.c).
  *
  * libc's wrappers write errno, which would be the monitor's errno too. These return what the kernel does: a result, or a
- * negated errno. Where there is no assembly for the machine, RAW_SYSCALLS is 0, and the child gets memory of its own. */
+ * negated errno, and never touch errno. Where there is no assembly for the machine, RAW_SYSCALLS is 0, and each child gets
+ * memory of its own. */
 #ifndef LINX_RAW_H
 #define LINX_RAW_H
 
@@ -36,6 +37,29 @@ static inline long raw_syscall(long number, long a, long b, long c, long d, long
                      : "rcx", "r11", "memory");
     return result;
 }
+
+/* The child takes `entry` and its context from its stack. */
+static inline long raw_clone(unsigned long flags, void **stack_end, int *pidfd, int (*entry)(void *context), void *context) {
+    long result;
+    void **stack = stack_end - 2;
+    stack[0] = (void *)entry;
+    stack[1] = context;
+    register long r10 __asm__("r10") = 0;
+    register long r8 __asm__("r8") = 0;
+    __asm__ volatile("syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "pop %%rax\n\t"
+                     "pop %%rdi\n\t"
+                     "call *%%rax\n\t"
+                     "ud2\n"
+                     "1:"
+                     : "=a"(result)
+                     : "a"(SYS_clone), "D"(flags), "S"(stack), "d"(pidfd), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory", "cc");
+    return result;
+}
 #elif defined(__aarch64__)
 #define RAW_SYSCALLS 1
 static inline long raw_syscall(long number, long a, long b, long c, long d, long e) {
@@ -48,11 +72,43 @@ static inline long raw_syscall(long number, long a, long b, long c, long d, long
     __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4) : "memory", "cc");
     return x0;
 }
+
+/* The child takes `entry` and its context from its stack. */
+static inline long raw_clone(unsigned long flags, void **stack_end, int *pidfd, int (*entry)(void *context), void *context) {
+    void **stack = stack_end - 2;
+    stack[0] = (void *)entry;
+    stack[1] = context;
+    register long x8 __asm__("x8") = SYS_clone;
+    register long x0 __asm__("x0") = (long)flags;
+    register long x1 __asm__("x1") = (long)stack;
+    register long x2 __asm__("x2") = (long)pidfd;
+    register long x3 __asm__("x3") = 0;
+    register long x4 __asm__("x4") = 0;
+    __asm__ volatile("svc 0\n\t"
+                     "cbnz x0, 1f\n\t"
+                     "mov x29, xzr\n\t"
+                     "ldp x1, x0, [sp], #16\n\t"
+                     "blr x1\n\t"
+                     "brk #1\n"
+                     "1:"
+                     : "+r"(x0)
+                     : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4)
+                     : "memory", "cc");
+    return x0;
+}
 #else
 #define RAW_SYSCALLS 0
 static inline long raw_syscall(long number, long a, long b, long c, long d, long e) {
+    int saved = errno;
     long result = syscall(number, a, b, c, d, e);
-    return result < 0 ? -errno : result;
+    result = result < 0 ? -errno : result;
+    errno = saved;
+    return result;
+}
+
+static inline long raw_clone(unsigned long flags, void **stack_end, int *pidfd, int (*entry)(void *context), void *context) {
+    (void)flags, (void)stack_end, (void)pidfd, (void)entry, (void)context;
+    return -ENOSYS;
 }
 #endif
 

@@ -74,7 +74,7 @@ static int open_own_proc(void) {
 static int kill_round(const struct reaper *r) {
     int dead;
     if (r->init) { /* everybody in the namespace but us; the dead count for kill(2) as well, and our own end is that of all */
-        (void)kill(-1, SIGKILL);
+        (void)RAW2(kill, -1, SIGKILL);
         return 0;
     }
     if (r->own_proc >= 0)
@@ -101,7 +101,7 @@ static void tell_of_the_end(struct reaper *r) {
     int core = info.si_code == CLD_DUMPED ? 0x80 : 0;
     news.status = info.si_code == CLD_EXITED ? (info.si_status & 0xff) << 8 : info.si_status | core;
     news.has_executed = info.si_code == CLD_EXITED || has_executed(r);
-    (void)send(r->control, &news, sizeof news, MSG_DONTWAIT | MSG_NOSIGNAL);
+    (void)send_with_fd(r->control, &news, sizeof news, -1);
     r->told = true;
 }
 
@@ -109,8 +109,9 @@ static void tell_of_the_end(struct reaper *r) {
 static bool reap(struct reaper *r) {
     for (;;) {
         siginfo_t info = {0};
-        if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
-            return errno != ECHILD;
+        long result = RAW5(waitid, P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, NULL);
+        if (result < 0)
+            return result != -ECHILD;
         if (info.si_pid == 0)
             return true;
         tell_of_the_end(r);
@@ -122,14 +123,14 @@ static bool reap(struct reaper *r) {
             r->workload = 0;
             r->killing |= r->control < 0;
         }
-        (void)waitpid(info.si_pid, NULL, __WALL);
+        (void)RAW4(wait4, info.si_pid, NULL, __WALL, NULL);
     }
 }
 
 static void hear_monitor(struct reaper *r) {
     char permission;
-    ssize_t got = recv(r->control, &permission, 1, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR))
+    long got = RAW5(recvfrom, r->control, &permission, 1, MSG_DONTWAIT, NULL);
+    if (got == -EAGAIN || got == -EINTR)
         return;
     r->released = true;
     r->killing |= got != 1;
@@ -137,18 +138,16 @@ static void hear_monitor(struct reaper *r) {
 
 /* All are blocked; what a mere reaper gets is not meant for it. */
 static int open_signals(bool init) {
-    sigset_t watched;
-    memset(&watched, init ? 0xff : 0, sizeof watched); /* libcs leave the first real-time signals out of "all" */
-    sigaddset(&watched, SIGCHLD);
-    return signalfd(-1, &watched, SFD_NONBLOCK | SFD_CLOEXEC);
+    uint64_t watched = init ? UINT64_MAX : UINT64_C(1) << (SIGCHLD - 1);
+    return (int)RAW4(signalfd4, -1, &watched, sizeof watched, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
 /* What pid 1 is sent is meant for the workload. */
 static void hear_signals(const struct reaper *r, int signals) {
     struct signalfd_siginfo info;
-    while (read(signals, &info, sizeof info) == (ssize_t)sizeof info)
+    while (RAW3(read, signals, &info, sizeof info) == (long)sizeof info)
         if (info.ssi_signo != SIGCHLD && r->workload > 0 && !r->told)
-            (void)kill(r->workload, (int)info.ssi_signo);
+            (void)RAW2(kill, r->workload, info.ssi_signo);
 }
 
 /* Without `control` it is the outer one of two: its child is the other one, and when that is gone it makes an end of what that
@@ -158,7 +157,7 @@ static _Noreturn void run(int control, int proc, pid_t workload, int pidfd, bool
     if (init) {
         char path[32];
         (void)snprintf(path, sizeof path, "%d/stat", (int)r.outside);
-        r.stat = openat(proc, path, O_RDONLY | O_CLOEXEC);
+        r.stat = (int)RAW4(openat, proc, path, O_RDONLY | O_CLOEXEC, 0);
         close_fd(&r.proc);
     } else {
         r.own_proc = open_own_proc();
@@ -174,7 +173,8 @@ static _Noreturn void run(int control, int proc, pid_t workload, int pidfd, bool
         else if (!reap(&r))
             _exit(0);
         struct pollfd fds[] = {{r.killing ? -1 : control, POLLIN, 0}, {signals, POLLIN, 0}};
-        (void)poll(fds, COUNT_OF(fds), r.killing || signals < 0 ? pause : -1);
+        const long wait[] = {pause / 1000, pause % 1000 * 1000000L}; /* a struct timespec, as that call has it */
+        (void)RAW5(ppoll, fds, COUNT_OF(fds), r.killing || signals < 0 ? wait : NULL, NULL, 0);
         if (r.killing && pause < ROUND_LIMIT_MS)
             pause *= 2;
         hear_signals(&r, signals);
@@ -221,16 +221,18 @@ static int run_below(void *context) {
 
 static void make_net(int proc, int net_end) {
     OWN_FD int net = net_end;
-    int32_t error = unshare(CLONE_NEWNET) < 0 ? errno : 0;
-    OWN_FD int made = error == 0 ? openat(proc, "self/ns/net", O_RDONLY | O_CLOEXEC) : -1;
-    if (error == 0 && made < 0)
-        error = errno;
+    long result = RAW1(unshare, CLONE_NEWNET);
+    if (result == 0)
+        result = RAW4(openat, proc, "self/ns/net", O_RDONLY | O_CLOEXEC, 0);
+    OWN_FD int made = result < 0 ? -1 : (int)result;
+    int32_t error = result < 0 ? (int32_t)-result : 0;
     (void)send_with_fd(net, &error, sizeof error, made);
 }
 
 static void adopt_orphans(const struct reaper_request *q) {
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
-        child_refuse(q->control, errno, STAGE_fork, -1);
+    long result = RAW5(prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+    if (result < 0)
+        child_refuse(q->control, -result, STAGE_fork, -1);
 }
 
 static _Noreturn void reap_for(const struct reaper_request *q, int control, pid_t pid, int pidfd) {
@@ -246,17 +248,19 @@ static _Noreturn void reap_for(const struct reaper_request *q, int control, pid_
 /* Nobody inside may look into us. A workload that is to share our memory sees to that itself, as soon as it has written what
  * only the dumpable may, its id maps: until then nobody is inside who would be less than we are. */
 static _Noreturn void reap_workload(const struct reaper_request *q) {
+    static struct stack stack;
     static struct below below; /* outlives this call, for the child that shares it */
     int pidfd = -1;
-    below = (struct below){.request = q, .dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)};
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.reaper) < 0)
-        child_refuse(q->control, errno, STAGE_fork, -1);
+    below = (struct below){.request = q, .dumpable = (int)RAW5(prctl, PR_GET_DUMPABLE, 0, 0, 0, 0)};
+    long result = RAW4(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.reaper);
+    if (result < 0)
+        child_refuse(q->control, -result, STAGE_fork, -1);
     adopt_orphans(q);
     if (q->shares_memory) {
-        pid_t pid = clone_sharing(CLONE_PIDFD, run_below, &below, &pidfd);
+        pid_t pid = clone_sharing(CLONE_PIDFD, &stack, run_below, &below, &pidfd);
         reap_for(q, below.reaper[0], pid, pidfd);
     }
-    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    (void)RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
     pid_t pid = clone_copying(CLONE_PIDFD, SIGCHLD, -1, &pidfd);
     if (pid == 0)
         _exit(run_below(&below));
@@ -265,13 +269,13 @@ static _Noreturn void reap_workload(const struct reaper_request *q) {
 
 _Noreturn void reaper_start(const struct reaper_request *q) {
     int pidfd = -1;
-    (void)prctl(PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
+    (void)RAW5(prctl, PR_SET_NAME, "linx-reaper", 0, 0, 0); /* before there is anybody who could look */
     if (!q->init) { /* as pid 1 it cannot be killed from inside, and takes all with it when it is from outside */
         adopt_orphans(q);
         pid_t pid = clone_copying(CLONE_PIDFD, SIGCHLD, -1, &pidfd);
         if (pid != 0)
             reap_for(q, -1, pid, pidfd);
-        (void)prctl(PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
+        (void)RAW5(prctl, PR_SET_PDEATHSIG, SIGCONT, 0, 0, 0); /* then it is our turn, even if somebody has stopped us */
     }
     reap_workload(q);
 }

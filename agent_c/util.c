@@ -16,16 +16,16 @@ int64_t now_us(void) {
 }
 
 ssize_t read_small_file(int dir, const char *path, char *text, size_t size) {
-    OWN_FD int fd = openat(dir, path, O_RDONLY | O_CLOEXEC);
+    OWN_FD int fd = (int)RAW4(openat, dir, path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0)
-        return -1;
+        return fd;
     size_t used = 0;
     while (used + 1 < size) {
-        ssize_t got = read(fd, text + used, size - 1 - used);
-        if (got < 0 && errno == EINTR)
+        ssize_t got = RAW3(read, fd, text + used, size - 1 - used);
+        if (got == -EINTR)
             continue;
         if (got < 0)
-            return -1;
+            return got;
         if (got == 0)
             break;
         used += (size_t)got;

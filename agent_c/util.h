@@ -9,6 +9,8 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "raw.h"
+
 enum stage {
 #define STAGE(name) STAGE_##name,
 #include "stages.def"
@@ -21,9 +23,7 @@ extern const char *const stage_names[STAGE_COUNT];
 /* A closed fd is -1; closing it again is harmless. EINTR from close(2) is not retried: on Linux the fd is gone. */
 static inline void close_fd(int *fd) {
     if (*fd >= 0) {
-        int saved = errno;
-        (void)close(*fd);
-        errno = saved;
+        (void)RAW1(close, *fd); /* errno stays as it is */
         *fd = -1;
     }
 }
@@ -41,7 +41,7 @@ static inline int steal_fd(int *fd) {
 int64_t now_us(void);
 
 /* Reads a small file of /proc into `text`, NUL-terminated; `path` is below the directory `dir`, or AT_FDCWD's. Returns its
- * length or -1. */
+ * length or a negated errno. For those, too, that share their parent's memory (child.c). */
 ssize_t read_small_file(int dir, const char *path, char *text, size_t size);
 
 #endif

@@ -19,6 +19,7 @@ import linx_trio as linx
 from linx_trio import _agent, _session
 from linx_trio._proto import messages as m
 from tests.agent.lines import line
+from tests.agent.probes import needs_root, proc
 from tests.agent.programs.phases import state_of
 from tests.support import children_of, eventually, eventually_async, exists, monitor_of, name_of
 
@@ -340,13 +341,18 @@ async def test_signals_do_nothing_to_it() -> None:
     assert [await monitor_of_one() for _ in range(2)] == [spare] * 2
 
 
+SHARED_WITH_MEMORY = ("oom_score_adj", "coredump_filter")
+
+
+@pytest.mark.parametrize("fresh_user", [True, pytest.param(False, marks=needs_root)])
 @pytest.mark.parametrize("what", DONE_TO_PARENT)
-async def test_pid_1_of_ours_keeps_it_to_itself(what: str) -> None:
-    """It is the parent of what runs with `init`, and nobody else's: the monitor goes on."""
+async def test_pid_1_of_ours_keeps_it_to_itself(what: str, fresh_user: bool) -> None:
+    """It is the parent of what runs with `init`, and nobody else's: the monitor goes on, as it was."""
     spare = await the_spare()
+    before = [proc(spare, name) for name in SHARED_WITH_MEMORY]
     program = [sys.executable, "-c", DOES + DONE_TO_PARENT[what]]
-    kinds = {"pid", "mount"} if ROOT else {"pid", "mount", "user"}
-    user = None if ROOT else linx.user.root_map()
+    kinds = {"pid", "mount"} | ({"user"} if fresh_user else set())
+    user = linx.user.root_map() if fresh_user else None
     # A /proc of its own: in the host's its parent, 1, would be the host's.
     options: dict[str, Any] = {"namespaces": kinds, "init": True, "user": user, "mounts": [linx.mount.Proc("/proc")]}
     completed = await linx.run(program, check=False, stderr=linx.DEVNULL, **options)
@@ -354,6 +360,7 @@ async def test_pid_1_of_ours_keeps_it_to_itself(what: str) -> None:
     refused = not ROOT and what in {"oom_score_adj", "core dumps"}  # in a user namespace, its /proc/1 is not theirs
     assert completed.returncode in ({0, passed_on} if "signals" in what else {1} if refused else {0})
     assert await monitor_of_one() == spare
+    assert [proc(spare, name) for name in SHARED_WITH_MEMORY] == before
 
 
 def found_in(pid: int, secret: bytes) -> bool:
