@@ -9,6 +9,7 @@ pyroute2's affair.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 HEADER = struct.Struct("=IHHII")
@@ -64,9 +65,8 @@ def split(datagram: bytes) -> list[Frame]:
     return frames
 
 
-def attributes(data: bytes) -> dict[int, bytes]:
-    """``nlattr`` after ``nlattr``, by type. Raises `FrameError`."""
-    found = {}
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """``nlattr`` after ``nlattr``: type and value. Raises `FrameError`."""
     at = 0
     while at < len(data):
         if len(data) - at < _ATTRIBUTE.size:
@@ -74,9 +74,8 @@ def attributes(data: bytes) -> dict[int, bytes]:
         length, type = _ATTRIBUTE.unpack_from(data, at)
         if not _ATTRIBUTE.size <= length <= len(data) - at:
             raise FrameError(f"an attribute of {length} bytes, where {len(data) - at} are left")
-        found[type & 0x3FFF] = data[at + _ATTRIBUTE.size : at + length]
+        yield type & 0x3FFF, data[at + _ATTRIBUTE.size : at + length]
         at += (length + 3) & ~3
-    return found
 
 
 def ending_of(frame: Frame) -> tuple[int, str]:
@@ -102,7 +101,7 @@ def ending_of(frame: Frame) -> tuple[int, str]:
             raise FrameError("an error without the header that it is about")
         about = HEADER.size if frame.flags & _CAPPED else HEADER.unpack_from(payload, behind)[0]
         behind += (about + 3) & ~3
-    text = attributes(payload[behind:]).get(_ERROR_TEXT, b"")
+    text = dict(attributes(payload[behind:])).get(_ERROR_TEXT, b"")
     return number, text.rstrip(b"\0").decode("utf-8", "replace")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from linx_trio._netlink_frames import HEADER, Frame, FrameError
+from linx_trio._netlink_frames import HEADER, Frame, FrameError, attributes
 
 Attributes = Sequence[tuple[str, Any]]
 """Of a message: kernel name and value. Nested ones are ``{"attrs": Attributes}``."""
@@ -30,6 +30,10 @@ NEWQDISC, DELQDISC, GETQDISC = 36, 37, 38
 NEWNSID, GETNSID = 88, 90
 NEWLINKPROP, DELLINKPROP = 108, 109
 
+_ROUTES = (NEWROUTE, DELROUTE, GETROUTE)
+_MULTIPATH, _ENCAP_TYPE, _ENCAP = 9, 21, 22  # RTA_…
+_RTMSG_SIZE = 12
+_RTNEXTHOP = struct.Struct("=HBBi")
 _IFINFOMSG = struct.Struct("=BxHiII")
 _ENCODING = (AttributeError, IndexError, KeyError, OSError, OverflowError, TypeError, ValueError, struct.error)
 
@@ -92,9 +96,32 @@ def decode(frame: Frame) -> Any:
     """The pyroute2 message; of a type that it does not know, a bare ``nlmsg``. Raises `OSError` (EBADMSG)."""
     library = _library()
     with malformed(f"a message of type {frame.type}"):
+        if frame.type in _ROUTES and _ENCAP in frame.payload:
+            _check_encapsulations(frame.payload[_RTMSG_SIZE:])
         message = library.classes.get(frame.type, library.nlmsg)(frame.data)
         message.decode()
     return message
+
+
+def _check_encapsulations(route: bytes) -> None:
+    """From each RTA_ENCAP pyroute2 goes on to the RTA_ENCAP_TYPE behind it, without regard to padding, and for ever
+    where something else follows whose length is 0. The kernel has one right behind the other. Raises `FrameError`.
+    """
+    incomplete = False
+    for type, value in attributes(route):
+        if incomplete and type != _ENCAP_TYPE:
+            break
+        incomplete = type == _ENCAP
+        if incomplete and len(value) % 4:
+            break
+        while type == _MULTIPATH and value:
+            length = _RTNEXTHOP.unpack_from(value)[0]
+            if not _RTNEXTHOP.size <= length <= len(value):
+                raise FrameError(f"a next hop of {length} bytes, where {len(value)} are left")
+            _check_encapsulations(value[_RTNEXTHOP.size : length])
+            value = value[(length + 3) & ~3 :]
+    if incomplete:
+        raise FrameError("an encapsulation without its type")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import ipaddress
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +61,26 @@ attributes = st.lists(
 ).map(b"".join)
 
 
+def next_hop(attributes: bytes) -> bytes:
+    """The attribute that holds this one."""
+    return attribute(9, struct.pack("=HBBi", 8 + len(attributes), 0, 0, 1) + attributes)
+
+
+LABEL = attribute(1, bytes.fromhex("00010100"))  # MPLS_IPTUNNEL_DST
+UNTYPED = [
+    attribute(22, b"\0\0") + attribute(4, bytes(4)),
+    attribute(22, LABEL) + attribute(4, b""),
+    attribute(22, b""),
+]
+
+
 @settings(max_examples=300)
 @given(st.sampled_from(TYPES), st.binary(max_size=20), attributes | st.binary(max_size=60))
 @example(nl.NEWLINK, bytes(16), attribute(3, b"lo"))
 @example(nl.NEWLINK, bytes(16), attribute(3, b""))
 @example(nl.NEWROUTE, b"\x02" + bytes(11), attribute(9, b"\xff\xff"))
+@example(nl.NEWROUTE, b"", UNTYPED[0])
+@example(nl.NEWROUTE, b"", next_hop(UNTYPED[0]))
 def test_any_payload_is_a_thing_or_refused(type: int, fixed: bytes, rest: bytes) -> None:
     payload = fixed.ljust(PLACES[TYPES.index(type)], b"\0") + rest
     with declared_error():
@@ -219,3 +234,27 @@ print(sorted(seen & {"os.fork", "os.posix_spawn", "subprocess.Popen", "socket.__
         cwd=Path(linx_trio.__file__).parents[1],
     )
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("around", [bytes, next_hop])
+@pytest.mark.parametrize("route", UNTYPED)
+def test_an_encapsulation_has_its_type_behind_it(route: bytes, around: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(OSError, match="without its type") as caught:
+        nl.decode(frame(nl.NEWROUTE, bytes(12) + around(route)))
+    assert caught.value.errno == errno.EBADMSG
+
+
+def test_an_encapsulation_is_decoded_by_its_type() -> None:
+    encapsulated = attribute(22, LABEL) + attribute(21, struct.pack("=H", 1))
+    message = nl.decode(frame(nl.NEWROUTE, bytes(12) + encapsulated + next_hop(encapsulated)))
+    (hop,) = message.get_attr("RTA_MULTIPATH")
+    for found in (message, hop):
+        assert found.get_attr("RTA_ENCAP").get_attr("MPLS_IPTUNNEL_DST")[0]["label"] == 16
+
+
+@pytest.mark.parametrize("length", [0, 7, 20])
+def test_a_next_hop_is_as_long_as_it_says(length: int) -> None:
+    hops = attribute(9, struct.pack("=HBBi", length, 0, 0, 22))
+    with pytest.raises(OSError, match="a next hop of") as caught:
+        nl.decode(frame(nl.NEWROUTE, bytes(12) + hops))
+    assert caught.value.errno == errno.EBADMSG
