@@ -127,7 +127,7 @@ def _agent() -> str:
     spec = importlib.util.find_spec("linx_trio")
     if spec is None or not spec.origin:
         return "-"
-    agent = Path(spec.origin).parent / "_bin" / "linx-agent"
+    agent = Path(os.environ.get("LINX_TRIO_AGENT") or Path(spec.origin).parent / "_bin" / "linx-agent")
     if not agent.exists():
         return "not built"
     return f"{linkage(agent)}, {agent.stat().st_size // 1024} KiB"
