@@ -7,6 +7,7 @@
 #include "child.h"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -304,6 +305,17 @@ static bool shares_memory(const struct request *q) {
     return SHARES_MEMORY && q->auto_proceed && !is_copied && !(q->namespaces & CLONE_NEWTIME) && !has_step(q, step_needs_own_memory);
 }
 
+static bool is_capable(void) {
+    struct {
+        uint32_t version;
+        int32_t pid;
+    } who = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct {
+        uint32_t effective, permitted, inheritable;
+    } sets[2] = {{0}};
+    return RAW2(capget, &who, sets) < 0 || (sets[0].permitted | sets[1].permitted) != 0;
+}
+
 /* Before Linux 5.14 nobody who hides can look into its own /proc/self/fdinfo, which the monitor must. */
 static bool may_hide(void) {
     static enum { UNKNOWN, MAY, MAY_NOT } known;
@@ -317,12 +329,19 @@ static bool may_hide(void) {
     return known == MAY;
 }
 
-/* Of shared memory more is shared than what lies there: oom_score_adj and coredump_filter. Pid 1's are files that its user
- * namespace's own root may write, unless they belong, as those of the hidden do, to a root who is nobody in there. */
-static bool init_shares_memory(const struct request *q) {
-    bool is_out_of_reach = (q->namespaces & CLONE_NEWUSER) && geteuid() != 0;
-    bool is_plain = request_fd(q, FD_CGROUP) < 0 && !(q->namespaces & CLONE_NEWTIME);
-    return SHARES_MEMORY && q->init && is_out_of_reach && is_plain && may_hide();
+/* Whether it has memory of the monitor's, the workload itself or pid 1.
+ *
+ * Whoever has made a user namespace may look into all who are in there, and so may anybody of the same user id, with or without
+ * the capabilities that would be needed to look into the monitor. So only who has none can share with somebody in a fresh one.
+ *
+ * Pid 1 stays, so more is shared than what lies in memory: oom_score_adj and coredump_filter. Its are files that the root in
+ * there may write, unless they belong, as those of the hidden do, to a root who is nobody in there. It is no copy that a
+ * workload could be copied from, either: the monitor may be just about to allocate. */
+static bool shares_monitors_memory(const struct request *q) {
+    bool user = q->namespaces & CLONE_NEWUSER;
+    if (!shares_memory(q) || (user && is_capable()))
+        return false;
+    return !q->init || (user && geteuid() != 0 && request_fd(q, FD_CGROUP) < 0 && may_hide());
 }
 
 static _Noreturn void workload_main(const struct request *q, int control, int init_net) {
@@ -400,12 +419,11 @@ static int child_main(void *context) {
 /* ---- clone --------------------------------------------------------------------------------------------------- */
 
 pid_t child_start(const struct request *request, int control, int *pidfd) {
-    static struct stack stack;
     static struct start start; /* outlives this call, for the child that shares it */
     start = (struct start){request, control};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    if (request->init ? init_shares_memory(request) : shares_memory(request))
-        return clone_sharing(flags, &stack, child_main, &start, pidfd);
+    if (shares_monitors_memory(request))
+        return clone_sharing(flags, CHILDS_STACK, child_main, &start, pidfd);
     pid_t pid = clone_copying(flags, SIGCHLD, request_fd(request, FD_CGROUP), pidfd);
     if (pid == 0)
         _exit(child_main(&start));

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 #include <signal.h>
+#include <string.h>
 
 #ifndef CLONE_INTO_CGROUP
 #define CLONE_INTO_CGROUP 0x200000000ULL
@@ -31,6 +32,10 @@ pid_t clone_copying(uint64_t flags, uint64_t exit_signal, int cgroup, int *pidfd
 #endif
 }
 
-pid_t clone_sharing(uint64_t flags, struct stack *stack, int (*entry)(void *context), void *context, int *pidfd) {
-    return (pid_t)raw_clone(flags | CLONE_VM | SIGCHLD, stack->room + COUNT_OF(stack->room), pidfd, entry, context);
+static _Alignas(16) void *stacks[STACK_COUNT][4096];
+
+pid_t clone_sharing(uint64_t flags, enum stack stack, int (*entry)(void *context), void *context, int *pidfd) {
+    return (pid_t)raw_clone(flags | CLONE_VM | SIGCHLD, stacks[stack] + COUNT_OF(stacks[stack]), pidfd, entry, context);
 }
+
+void clone_forget(void) { explicit_bzero(stacks, sizeof stacks); }

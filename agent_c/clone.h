@@ -19,12 +19,13 @@
  * negated errno. */
 pid_t clone_copying(uint64_t flags, uint64_t exit_signal, int cgroup, int *pidfd);
 
-struct stack {
-    _Alignas(16) void *room[4096];
-};
+enum stack { CHILDS_STACK, GRANDCHILDS_STACK, STACK_COUNT };
 
 /* The child runs `entry`, which never returns, in our memory and beside us, on that stack, which is its own until it has
  * executed or is dead. Only where SHARES_MEMORY. What `entry` may do there, child.c says. Its pid, or a negated errno. */
-pid_t clone_sharing(uint64_t flags, struct stack *stack, int (*entry)(void *context), void *context, int *pidfd);
+pid_t clone_sharing(uint64_t flags, enum stack stack, int (*entry)(void *context), void *context, int *pidfd);
+
+/* Wipes the stacks, when nobody uses them. */
+void clone_forget(void);
 
 #endif

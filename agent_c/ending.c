@@ -38,6 +38,11 @@ void abort_now(struct monitor *m) {
     kill_all(m);
 }
 
+void ask_to_end(const struct monitor *m) {
+    signal_leader(m, SIGTERM);
+    signal_leader(m, SIGCONT);
+}
+
 void end_gracefully(struct monitor *m, int64_t grace_us) {
     if (m->phase < EXECUTING) {
         abort_now(m);
@@ -45,8 +50,7 @@ void end_gracefully(struct monitor *m, int64_t grace_us) {
         kill_all(m);
     } else if (!m->killing) {
         int64_t at = now_us() + grace_us;
-        signal_leader(m, SIGTERM);
-        signal_leader(m, SIGCONT);
+        ask_to_end(m);
         m->kill_at = m->kill_at > 0 && m->kill_at < at ? m->kill_at : at;
     }
 }

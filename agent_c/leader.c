@@ -55,6 +55,8 @@ void leader_known(struct monitor *m, pid_t pid, int pidfd, int64_t child_pid) {
     if (m->port)
         close_fd(&pidfd);
     emit_status(m, "spawned", &host_pid, pidfd);
+    if (m->kill_at > 0)
+        ask_to_end(m);
 }
 
 static void permit_reaping(const struct monitor *m) {
@@ -65,6 +67,8 @@ static void permit_reaping(const struct monitor *m) {
 static void leader_adopted(struct monitor *m, int64_t child_pid, int fds[ADOPTION_FDS]) {
     OWN_FD int pidfd = steal_fd(&fds[0]), reaper = steal_fd(&fds[1]), init = steal_fd(&fds[2]);
     pid_t pid = pidfd >= 0 ? pid_of_pidfd(AT_FDCWD, pidfd) : 0;
+    if (pid == 0 && m->init && RAW4(pidfd_send_signal, pidfd, 0, NULL, 0) == -ESRCH)
+        return; /* pid 1 has been killed, which is the end of all: of that we are about to hear */
     if (pid == 0 || reaper < 0) { /* it is dead already, or there was no room for the fds: then the reaper ends, and so do we */
         kill_all(m);
         return;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 
+#include "clone.h"
 #include "self.h"
 #include "session.h"
 #include "subtree.h"
@@ -61,6 +62,7 @@ static void begin_again(struct monitor *m) {
     free(m->kept_signals);
     request_free(&m->request);
     inbox_forget(&m->in); /* one session's environment is none of another's business */
+    clone_forget();
     *m = (struct monitor){.in = m->in, .out = m->out, .signals = m->signals, .spare = m->spare, .dumpable = m->dumpable,
                           .served = true};
     begin(m);

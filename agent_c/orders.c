@@ -77,10 +77,11 @@ static void forward_steps(struct monitor *m, struct etf_slice payload) {
     char what = CHILD_STEPS;
     OWN_FD int file = memfd_create("linx-steps", MFD_CLOEXEC);
     bool written = file >= 0 && write(file, payload.data, payload.length) == (ssize_t)payload.length;
-    if (!written || send_with_fd(m->control, &what, 1, file) != 1) {
-        if (written && (errno == EPIPE || errno == ECONNRESET))
+    long sent = written ? send_with_fd(m->control, &what, 1, file) : -errno;
+    if (sent != 1) {
+        if (written && (sent == -EPIPE || sent == -ECONNRESET))
             return; /* it is dead, and that is what we shall hear of next */
-        struct child_message news = {CHILD_REMAINS, errno, STAGE_request, -1};
+        struct child_message news = {CHILD_REMAINS, (int32_t)-sent, STAGE_request, -1};
         emit_refusal(m, "remains", &news);
     }
 }

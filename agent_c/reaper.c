@@ -248,7 +248,6 @@ static _Noreturn void reap_for(const struct reaper_request *q, int control, pid_
 /* Nobody inside may look into us. A workload that is to share our memory sees to that itself, as soon as it has written what
  * only the dumpable may, its id maps: until then nobody is inside who would be less than we are. */
 static _Noreturn void reap_workload(const struct reaper_request *q) {
-    static struct stack stack;
     static struct below below; /* outlives this call, for the child that shares it */
     int pidfd = -1;
     below = (struct below){.request = q, .dumpable = (int)RAW5(prctl, PR_GET_DUMPABLE, 0, 0, 0, 0)};
@@ -257,7 +256,7 @@ static _Noreturn void reap_workload(const struct reaper_request *q) {
         child_refuse(q->control, -result, STAGE_fork, -1);
     adopt_orphans(q);
     if (q->shares_memory) {
-        pid_t pid = clone_sharing(CLONE_PIDFD, &stack, run_below, &below, &pidfd);
+        pid_t pid = clone_sharing(CLONE_PIDFD, GRANDCHILDS_STACK, run_below, &below, &pidfd);
         reap_for(q, below.reaper[0], pid, pidfd);
     }
     (void)RAW5(prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);

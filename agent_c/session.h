@@ -130,7 +130,10 @@ void signal_leader(const struct monitor *m, int number);
 void kill_all(struct monitor *m);
 void abort_now(struct monitor *m);
 
-/* SIGTERM, wait, SIGKILL. A stopped workload could not react, so it is woken. */
+/* SIGTERM. A stopped workload could not react, so it is woken. */
+void ask_to_end(const struct monitor *m);
+
+/* The same, wait, SIGKILL. A leader that is not known yet is asked when it is. */
 void end_gracefully(struct monitor *m, int64_t grace_us);
 void python_is_gone(struct monitor *m);
 

@@ -134,12 +134,14 @@ def _on_the_host() -> tuple[tuple[str, ...], Links]:
         with suppress(OSError):
             if _stamps(_latest[0]) == _latest[1]:
                 return _latest[2]
-    directories = tuple(filter(os.path.isdir, _DIRECTORIES))
-    stamps = _stamps(directories)
-    found = _those_that_exist(READONLY), _merged()
-    if time.time() - max((ctime for _, _, ctime in stamps), default=math.inf) / 1e9 > _SETTLED:
-        _latest = directories, stamps, found
-    return found
+    directories = tuple(filter(os.path.lexists, _DIRECTORIES))
+    with suppress(OSError):  # a link to nowhere: what comes to be there changes none of them
+        stamps = _stamps(directories)
+        found = _those_that_exist(READONLY), _merged()
+        if time.time() - max((ctime for _, _, ctime in stamps), default=math.inf) / 1e9 > _SETTLED:
+            _latest = directories, stamps, found
+        return found
+    return _those_that_exist(READONLY), _merged()
 
 
 def _stamps(directories: Iterable[str]) -> list[tuple[int, ...]]:

@@ -121,7 +121,9 @@ import linx_trio as linx
 assert not sys.flags.optimize
 os.chdir("/")
 if os.getuid() == 0:
+    {keep}
     os.setgroups([]); os.setresgid({id}, {id}, {id}); os.setresuid({id}, {id}, {id})
+    {kept}
 
 def refusal_of(call, *args, **options):
     try:
@@ -135,16 +137,25 @@ print(json.dumps(result))
 """
 
 
-def as_somebody(body: str) -> Any:
-    """Runs `body` in a Python of an ordinary user, without any capability, and returns what it leaves in ``result``.
+_KEEP = "import ctypes; libc = ctypes.CDLL(None); assert libc.prctl(8, 1, 0, 0, 0) == 0"  # PR_SET_KEEPCAPS
+_KEPT = (
+    "assert libc.capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(*[1 << {0}] * 3)) == 0; "
+    "assert libc.prctl(47, 2, {0}, 0, 0) == 0"  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE
+)
+
+
+def as_somebody(body: str, *, capability: int | None = None) -> Any:
+    """Runs `body` in a Python of an ordinary user, without any capability but this one (below 32), and returns what it
+    leaves in ``result``.
 
     It imports as root and changes its ids then, so neither the interpreter nor this tree need be open to others.
     """
+    keep, kept = ("", "") if capability is None else (_KEEP, _KEPT.format(capability))
     with public_agent() as agent:
         path = os.pathsep.join([str(ROOT), *sys.path])
         env = {**os.environ, "PYTHONPATH": path, "LINX_TRIO_AGENT": str(agent), "PATH": "/usr/bin:/bin"}
         done = subprocess.run(
-            [sys.executable, "-c", _AS_SOMEBODY.format(id=SOMEBODY, body=body)],
+            [sys.executable, "-c", _AS_SOMEBODY.format(id=SOMEBODY, body=body, keep=keep, kept=kept)],
             env=env,
             capture_output=True,
             text=True,

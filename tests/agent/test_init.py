@@ -19,8 +19,19 @@ import trio
 import linx_trio as linx
 from tests.agent.containers import below
 from tests.agent.probes import ROOT, needs_root, proc, status_of
+from tests.agent.programs.phases import state_of
 from tests.agent.rights import Options, in_both_ways, rootless
-from tests.support import DEADLINE, children_of, eventually, eventually_async, exists, name_of, stat_of, with_token
+from tests.support import (
+    DEADLINE,
+    children_of,
+    eventually,
+    eventually_async,
+    exists,
+    monitor_of,
+    name_of,
+    stat_of,
+    with_token,
+)
 
 Rights = Callable[..., Options]
 SLEEP = ["sleep", "600"]
@@ -271,6 +282,15 @@ async def test_a_grace() -> None:
     assert s.outcome == linx.Exited(5)
 
 
+async def test_a_grace_that_begins_before_the_monitor_knows_the_workload() -> None:
+    with trio.fail_after(DEADLINE):
+        async with linx.spawn(
+            SLEEP, auto_proceed=True, wait_ready=False, shutdown=linx.Kill(10 * DEADLINE), **INIT
+        ) as s:
+            pass
+    assert s.outcome in (linx.Signaled(signal.SIGTERM), linx.Aborted())  # the latter if it was not even begun
+
+
 async def test_run_is_cancelled() -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -290,6 +310,35 @@ async def test_pid_1_killed_from_outside(parked: bool) -> None:
             assert await s.wait() == linx.Signaled(9)
         assert s.ran != parked
         assert not exists(s.host_pid)
+
+
+def kill_below(monitor: int) -> None:
+    """Kills the pid 1 that it clones, and its workload with it, while the monitor is stopped."""
+    eventually(lambda: children_of(monitor), "pid 1 is there")
+    os.kill(monitor, signal.SIGSTOP)
+    try:
+        (init,) = children_of(monitor)
+        eventually(lambda: children_of(init), "the workload, too")
+        os.kill(init, signal.SIGKILL)
+        eventually(lambda: state_of(init) == "Z", "and it is dead")
+    finally:
+        os.kill(monitor, signal.SIGCONT)
+
+
+async def test_pid_1_killed_from_outside_before_the_monitor_knows_the_workload() -> None:
+    """Nobody has aborted it."""
+    for _ in range(5):
+        async with linx.spawn(SLEEP) as s:
+            monitor = monitor_of(s.host_pid)
+            await s.proceed()
+        try:
+            with trio.fail_after(DEADLINE):
+                async with linx.spawn(SLEEP, auto_proceed=True, wait_ready=False, **INIT) as s:
+                    kill_below(monitor)
+                    told: Any = await s.wait()
+        except linx.SetupError as exc:
+            told = exc.stage, exc.errno
+        assert told in (("clone", errno.ESRCH), linx.Signaled(signal.SIGKILL))  # it was not known yet, or it was
 
 
 @pytest.mark.parametrize("parked", [True, False])

@@ -312,6 +312,20 @@ def test_what_is_on_the_host_is_looked_for_again_when_a_directory_has_changed(
     assert _sandbox._on_the_host() == NOTHING
 
 
+def test_a_link_to_nowhere_may_come_to_lead_somewhere(
+    elsewhere: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a change of where the link is."""
+    monkeypatch.setattr(_sandbox, "_SETTLED", -1e9)
+    monkeypatch.setattr(_sandbox, "_DIRECTORIES", (str(elsewhere.parent), str(elsewhere)))
+    (tmp_path / "away").mkdir()
+    elsewhere.symlink_to(tmp_path / "away" / "place")
+    assert _sandbox._on_the_host() == NOTHING
+    (tmp_path / "away" / "place").mkdir()
+    (tmp_path / "away" / "place" / "note").touch()
+    assert _sandbox._on_the_host() == ((str(elsewhere / "note"),), ())
+
+
 def test_a_directory_that_has_just_changed_is_looked_at_each_time(elsewhere: Path) -> None:
     elsewhere.mkdir()
     assert _sandbox._on_the_host() == NOTHING

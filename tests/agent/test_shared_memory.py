@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import os
 
-from tests.agent.probes import as_somebody
+import pytest
+
+from tests.agent.probes import as_somebody, needs_root
+
+CAP_NET_ADMIN = 12
 
 SHARES = os.uname().machine in {"x86_64", "aarch64"}  # for others there is no assembly
 
@@ -94,10 +98,15 @@ def test_neither_the_workload_nor_who_else_has_its_memory_can_be_looked_into() -
     assert all(hidden[hidden.index(True) :]), "it stays so"
 
 
-def test_the_monitor_is_open_to_its_user_again_when_pid_1_is_gone() -> None:
-    own, ((monitor, *first), (again, *second)) = as_somebody(AFTERWARDS)
+@pytest.mark.parametrize("capability", [None, pytest.param(CAP_NET_ADMIN, marks=needs_root)])
+def test_the_monitor_is_open_to_its_user_when_pid_1_has_not_its_memory(capability: int | None) -> None:
+    """That is when it is gone; when the workload parks, of which it must make a copy; and when the monitor may do more
+    than anybody else of that user, who may all look into whoever is in the new user namespace.
+    """
+    own, ((monitor, *going_on), (again, *parked)) = as_somebody(AFTERWARDS, capability=capability)
     assert again == monitor, "the second session had the same one"
-    for workload, pid_1, during, afterwards in (first, second):
+    for workload, pid_1, _, afterwards in (going_on, parked):
         assert workload == afterwards == own
         assert pid_1 != own
-        assert (during == own) is not SHARES
+    assert (going_on[2] != own) is (SHARES and capability is None)
+    assert parked[2] == own

@@ -21,6 +21,7 @@ from linx_trio._proto import messages as m
 from tests.agent.lines import line
 from tests.agent.probes import needs_root, proc
 from tests.agent.programs.phases import state_of
+from tests.agent.rights import Options, rootless
 from tests.support import children_of, eventually, eventually_async, exists, monitor_of, name_of
 
 ROOT = os.geteuid() == 0
@@ -504,3 +505,14 @@ async def test_a_monitor_that_was_condemned_is_not_kept(monkeypatch: pytest.Monk
     finally:
         os.kill(zygote.pid, signal.SIGCONT)
     await ended(spare)
+
+
+@pytest.mark.parametrize("options", [{}, rootless("pid") | {"init": True}], ids=["", "init"])
+async def test_nothing_of_where_it_looked_is_remembered(options: Options) -> None:
+    """For the program, on the stack that is its own and the next one's."""
+    secret = os.urandom(8).hex()
+    spare = await the_spare()
+    done = await linx.run(["true"], env={"PATH": f"/{'x' * 100}{secret}:/usr/bin:/bin"}, **options)
+    assert done.returncode == 0
+    assert await the_spare() == spare
+    assert not found_in(spare, secret.encode())

@@ -15,7 +15,7 @@ import linx_trio as linx
 from linx_trio import capabilities
 from linx_trio._proto import messages as m
 from tests.agent.probes import needs_root, status_of
-from tests.agent.programs.phases import lone_zygote
+from tests.agent.programs.phases import lone_zygote, state_of
 from tests.agent.rights import Options, in_both_ways, rootless
 from tests.support import DEADLINE, eventually_async, monitor_of, stat_of
 
@@ -300,6 +300,25 @@ async def test_the_end_while_steps_are_under_way(how: str) -> None:
         expected = linx.AgentDied if how == "the monitor" else linx.NoProcess
         assert [type(exc) for exc in caught] == [expected] * 3
         assert not s.ran
+
+
+async def test_it_was_killed_before_the_monitor_passes_them_on() -> None:
+    async with linx.spawn(SLEEP) as s:
+        monitor = monitor_of(s.host_pid)
+        async with trio.open_nursery() as nursery:
+            os.kill(monitor, signal.SIGSTOP)
+            try:
+                os.kill(s.host_pid, signal.SIGKILL)
+                await eventually_async(lambda: state_of(s.host_pid) == "Z", "it is dead, and nobody knows")
+                nursery.start_soon(refused_for_lack_of_a_process, s)
+                await trio.testing.wait_all_tasks_blocked()
+            finally:
+                os.kill(monitor, signal.SIGCONT)
+
+
+async def refused_for_lack_of_a_process(s: linx.Session) -> None:
+    with pytest.raises(linx.NoProcess), trio.fail_after(DEADLINE):
+        await s.take_steps([NICE])
 
 
 # ---- with other options ------------------------------------------------------------------------------------------
