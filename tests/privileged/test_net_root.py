@@ -122,8 +122,19 @@ trio.run(main)
     ]
 
 
+@pytest.fixture(scope="module")
+def place_of_names() -> Iterator[None]:
+    """A machine's first ``ip netns add`` makes a mount of it, and leaves it."""
+    was_there = " /run/netns " in Path("/proc/self/mountinfo").read_text()
+    subprocess.run(["ip", "netns", "add", "linx-test"], check=True)
+    subprocess.run(["ip", "netns", "delete", "linx-test"], check=True)
+    yield
+    if not was_there:
+        subprocess.run(["umount", "/run/netns"], check=True)
+
+
 @pytest.fixture
-def named() -> Iterator[str]:
+def named(place_of_names: None) -> Iterator[str]:
     """As ``ip netns add`` makes them."""
     name = f"linx-test-{uuid.uuid4().hex[:8]}"
     subprocess.run(["ip", "netns", "add", name], check=True)
