@@ -329,14 +329,14 @@ static bool may_hide(void) {
     return known == MAY;
 }
 
-/* Whether it has memory of the monitor's, the workload itself or pid 1.
+/* Whether whom the monitor clones, the workload itself or pid 1, has the monitor's memory.
  *
  * Whoever has made a user namespace may look into all who are in there, and so may anybody of the same user id, with or without
  * the capabilities that would be needed to look into the monitor. So only who has none can share with somebody in a fresh one.
  *
- * Pid 1 stays, so more is shared than what lies in memory: oom_score_adj and coredump_filter. Its are files that the root in
- * there may write, unless they belong, as those of the hidden do, to a root who is nobody in there. It is no copy that a
- * workload could be copied from, either: the monitor may be just about to allocate. */
+ * Pid 1 stays, so more is shared than what lies in memory: oom_score_adj and coredump_filter, files that the root in there may
+ * write, unless they belong, as those of the hidden do, to a root who is nobody in there. And a workload that parks begins as a
+ * copy of pid 1's memory, which must be nobody else's: the monitor may be allocating just then. */
 static bool shares_monitors_memory(const struct request *q) {
     bool user = q->namespaces & CLONE_NEWUSER;
     if (!shares_memory(q) || (user && is_capable()))
