@@ -47,22 +47,23 @@ except KeyboardInterrupt:
 # In the middle of hearing of the end, whoever it is that hears it.
 HEARING = """
 import signal, time, trio, linx_trio as linx
+from linx_trio._proto import messages as m
 from linx_trio._session import Session
 
 apply = Session._apply
-times = iter([False, True])
 
-def interrupted(self, *news):
-    if next(times, False):
+def interrupted(self, message, fd):
+    if isinstance(message, m.Over):
         signal.raise_signal(signal.SIGINT)
-    apply(self, *news)
+    apply(self, message, fd)
 
 Session._apply = interrupted
 
 async def main():
     interrupted = False
-    async with linx.spawn(["/bin/sleep", "0.1"], auto_proceed=True) as s:
+    async with linx.spawn(["cat"], stdin=linx.PIPE, auto_proceed=True) as s:
         with trio.fail_after(15):
+            await s.stdin.aclose()  # so it ends, and not before
             while not (interrupted and s.outcome):
                 try:
                     {ask}
