@@ -124,10 +124,11 @@ def _version(distribution: str) -> str:
 
 
 def _agent() -> str:
-    spec = importlib.util.find_spec("linx_trio")
-    if spec is None or not spec.origin:
+    if not HAVE_LINX:
         return "-"
-    agent = Path(os.environ.get("LINX_TRIO_AGENT") or Path(spec.origin).parent / "_bin" / "linx-agent")
+    from linx_trio._agent import agent_path
+
+    agent = agent_path()
     if not agent.exists():
         return "not built"
     return f"{linkage(agent)}, {agent.stat().st_size // 1024} KiB"

@@ -114,14 +114,21 @@ def _check_encapsulations(route: bytes) -> None:
         incomplete = type == _ENCAP
         if incomplete and len(value) % 4:
             break
-        while type == _MULTIPATH and value:
-            length = _RTNEXTHOP.unpack_from(value)[0]
-            if not _RTNEXTHOP.size <= length <= len(value):
-                raise FrameError(f"a next hop of {length} bytes, where {len(value)} are left")
-            _check_encapsulations(value[_RTNEXTHOP.size : length])
-            value = value[(length + 3) & ~3 :]
+        if type == _MULTIPATH:
+            for hop in _next_hops(value):
+                _check_encapsulations(hop)
     if incomplete:
         raise FrameError("an encapsulation without its type")
+
+
+def _next_hops(data: bytes) -> Iterator[bytes]:
+    """The attributes of each ``rtnexthop``. Raises `FrameError`, `struct.error`."""
+    while data:
+        length = _RTNEXTHOP.unpack_from(data)[0]
+        if not _RTNEXTHOP.size <= length <= len(data):
+            raise FrameError(f"a next hop of {length} bytes, where {len(data)} are left")
+        yield data[_RTNEXTHOP.size : length]
+        data = data[(length + 3) & ~3 :]
 
 
 @contextlib.contextmanager

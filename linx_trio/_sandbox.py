@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,22 +129,21 @@ _latest: tuple[tuple[str, ...], list[tuple[int, ...]], tuple[tuple[str, ...], Li
 def _on_the_host() -> tuple[tuple[str, ...], Links]:
     """What there is of `READONLY` and `_MERGED`: looked for again when one of those directories has changed."""
     global _latest
-    if _latest is not None:
-        with suppress(OSError):
-            if _stamps(_latest[0]) == _latest[1]:
-                return _latest[2]
+    if _latest is not None and _stamps(_latest[0]) == _latest[1]:
+        return _latest[2]
     directories = tuple(filter(os.path.lexists, _DIRECTORIES))
-    with suppress(OSError):  # a link to nowhere: what comes to be there changes none of them
-        stamps = _stamps(directories)
-        found = _those_that_exist(READONLY), _merged()
-        if time.time() - max((ctime for _, _, ctime in stamps), default=math.inf) / 1e9 > _SETTLED:
-            _latest = directories, stamps, found
-        return found
-    return _those_that_exist(READONLY), _merged()
+    stamps = _stamps(directories)
+    found = _those_that_exist(READONLY), _merged()
+    if stamps and time.time() - max(ctime for _, _, ctime in stamps) / 1e9 > _SETTLED:
+        _latest = directories, stamps, found
+    return found
 
 
 def _stamps(directories: Iterable[str]) -> list[tuple[int, ...]]:
-    return [(seen.st_dev, seen.st_ino, seen.st_ctime_ns) for seen in map(os.stat, directories)]
+    """None at all where one of them is gone, or a link to nowhere: what comes to be there changes none of them."""
+    with suppress(OSError):
+        return [(seen.st_dev, seen.st_ino, seen.st_ctime_ns) for seen in map(os.stat, directories)]
+    return []
 
 
 def _those_that_exist(paths: Iterable[str]) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ import trio
 import linx_trio as linx
 from tests.agent.containers import below
 from tests.agent.probes import ROOT, needs_root, proc, status_of
-from tests.agent.programs.phases import state_of
+from tests.agent.programs.phases import state_of, stop_now
 from tests.agent.rights import Options, in_both_ways, rootless
 from tests.support import (
     DEADLINE,
@@ -315,8 +315,8 @@ async def test_pid_1_killed_from_outside(parked: bool) -> None:
 def kill_below(monitor: int) -> None:
     """Kills the pid 1 that it clones, and its workload with it, while the monitor is stopped."""
     eventually(lambda: children_of(monitor), "pid 1 is there")
-    os.kill(monitor, signal.SIGSTOP)
     try:
+        stop_now(monitor)
         (init,) = children_of(monitor)
         eventually(lambda: children_of(init), "the workload, too")
         os.kill(init, signal.SIGKILL)

@@ -15,7 +15,7 @@ import linx_trio as linx
 from linx_trio import capabilities
 from linx_trio._proto import messages as m
 from tests.agent.probes import needs_root, status_of
-from tests.agent.programs.phases import lone_zygote, state_of
+from tests.agent.programs.phases import lone_zygote, state_of, stop
 from tests.agent.rights import Options, in_both_ways, rootless
 from tests.support import DEADLINE, eventually_async, monitor_of, stat_of
 
@@ -306,8 +306,8 @@ async def test_it_was_killed_before_the_monitor_passes_them_on() -> None:
     async with linx.spawn(SLEEP) as s:
         monitor = monitor_of(s.host_pid)
         async with trio.open_nursery() as nursery:
-            os.kill(monitor, signal.SIGSTOP)
             try:
+                await stop(monitor)
                 os.kill(s.host_pid, signal.SIGKILL)
                 await eventually_async(lambda: state_of(s.host_pid) == "Z", "it is dead, and nobody knows")
                 nursery.start_soon(refused_for_lack_of_a_process, s)
