@@ -48,18 +48,7 @@ _Noreturn void child_refuse(int control, long error, enum stage stage, int index
 }
 
 long child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count) {
-    union {
-        struct cmsghdr header;
-        char space[CMSG_SPACE(ADOPTION_FDS * sizeof(int))];
-    } room = {0};
-    struct iovec iov = {(void *)(uintptr_t)message, sizeof *message};
-    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &room, .msg_controllen = CMSG_SPACE(count * sizeof *fds)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(count * sizeof *fds);
-    memcpy(CMSG_DATA(c), fds, count * sizeof *fds);
-    return RAW3(sendmsg, control, &msg, MSG_NOSIGNAL);
+    return send_with_fds(control, message, sizeof *message, fds, count, MSG_NOSIGNAL);
 }
 
 /* Dies with the monitor. The monitor is single-threaded, so its death is the death of the thread that prctl(2) means.

@@ -35,7 +35,7 @@ pid_t child_start(const struct request *request, int control, int *pidfd);
 /* ---- inside the child ---------------------------------------------------------------------------------------- */
 
 void child_say(int control, const struct child_message *message);
-enum { ADOPTION_FDS = 3 }; /* the most that travel with one message */
+enum { ADOPTION_FDS = SENT_FDS_LIMIT }; /* what travels with CHILD_ADOPTED */
 /* What sendmsg(2) says, or a negated errno. */
 long child_tell_with_fds(int control, const struct child_message *message, const int *fds, size_t count);
 

@@ -35,7 +35,10 @@ pid_t clone_copying(uint64_t flags, uint64_t exit_signal, int cgroup, int *pidfd
 static _Alignas(16) void *stacks[STACK_COUNT][4096];
 
 pid_t clone_sharing(uint64_t flags, enum stack stack, int (*entry)(void *context), void *context, int *pidfd) {
-    return (pid_t)raw_clone(flags | CLONE_VM | SIGCHLD, stacks[stack] + COUNT_OF(stacks[stack]), pidfd, entry, context);
+    void **from = stacks[stack] + COUNT_OF(stacks[stack]) - 2;
+    from[0] = (void *)entry;
+    from[1] = context;
+    return (pid_t)raw_clone(flags | CLONE_VM | SIGCHLD, from, pidfd);
 }
 
 void clone_forget(void) { explicit_bzero(stacks, sizeof stacks); }

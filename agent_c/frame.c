@@ -6,28 +6,32 @@
 
 #include "raw.h"
 
-long send_with_fd(int socket, const void *data, size_t length, int fd) {
+long send_with_fds(int socket, const void *data, size_t length, const int *fds, size_t count, int flags) {
     union {
         struct cmsghdr header;
-        char space[CMSG_SPACE(sizeof(int))];
+        char space[CMSG_SPACE(SENT_FDS_LIMIT * sizeof(int))];
     } control;
     struct iovec iov = {(void *)(uintptr_t)data, length};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    if (fd >= 0) {
+    if (count > 0) {
         memset(&control, 0, sizeof control);
         msg.msg_control = &control;
-        msg.msg_controllen = sizeof control;
+        msg.msg_controllen = CMSG_SPACE(count * sizeof *fds);
         struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+        c->cmsg_len = CMSG_LEN(count * sizeof *fds);
+        memcpy(CMSG_DATA(c), fds, count * sizeof *fds);
     }
     long sent;
     do
-        sent = RAW3(sendmsg, socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent = RAW3(sendmsg, socket, &msg, flags);
     while (sent == -EINTR);
     return sent;
+}
+
+long send_with_fd(int socket, const void *data, size_t length, int fd) {
+    return send_with_fds(socket, data, length, &fd, fd >= 0, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count,

@@ -10,6 +10,7 @@
 enum {
     FRAME_LIMIT = 16 << 20, /* a request with the largest argv and env that execve(2) takes is well below */
     FDS_LIMIT = 253,        /* SCM_MAX_FD */
+    SENT_FDS_LIMIT = 3,     /* the most that we send with one message */
     OUTBOX_SIZE = 1024,     /* a session's events are a dozen, of some fifty bytes … */
     FRAME_ROOM = 128,       /* … and none is longer than this */
     INBOX_SIZE = 4096,      /* to begin with: most requests fit */
@@ -61,8 +62,11 @@ void outbox_flush(struct outbox *out);
 
 static inline bool outbox_empty(const struct outbox *out) { return out->broken || out->sent == out->used; }
 
-/* sendmsg/recvmsg with fds, shared with the zygote. Both set close-on-exec and never block or raise SIGPIPE. The first returns
- * a negated errno, and leaves errno alone (raw.h). */
+/* sendmsg(2) with at most SENT_FDS_LIMIT fds. It returns a negated errno, and leaves errno alone (raw.h). */
+long send_with_fds(int socket, const void *data, size_t length, const int *fds, size_t count, int flags);
+
+/* sendmsg/recvmsg with fds, shared with the zygote. Both set close-on-exec and never block or raise SIGPIPE. The first is
+ * send_with_fds, with one fd or with none (-1). */
 long send_with_fd(int socket, const void *data, size_t length, int fd);
 ssize_t receive_with_fds(int socket, void *data, size_t size, int *fds, size_t fds_size, size_t *fd_count,
                          bool *fds_lost);

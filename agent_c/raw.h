@@ -10,6 +10,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Besides, raw_clone: the child begins with what its stack begins with, a function and then its argument. It never returns. */
+
 /* Libcs and headers differ in having these. */
 #ifndef SYS_open_tree
 #define SYS_open_tree 428
@@ -38,12 +40,8 @@ static inline long raw_syscall(long number, long a, long b, long c, long d, long
     return result;
 }
 
-/* The child takes `entry` and its context from its stack. */
-static inline long raw_clone(unsigned long flags, void **stack_end, int *pidfd, int (*entry)(void *context), void *context) {
+static inline long raw_clone(unsigned long flags, void **stack, int *pidfd) {
     long result;
-    void **stack = stack_end - 2;
-    stack[0] = (void *)entry;
-    stack[1] = context;
     register long r10 __asm__("r10") = 0;
     register long r8 __asm__("r8") = 0;
     __asm__ volatile("syscall\n\t"
@@ -73,11 +71,7 @@ static inline long raw_syscall(long number, long a, long b, long c, long d, long
     return x0;
 }
 
-/* The child takes `entry` and its context from its stack. */
-static inline long raw_clone(unsigned long flags, void **stack_end, int *pidfd, int (*entry)(void *context), void *context) {
-    void **stack = stack_end - 2;
-    stack[0] = (void *)entry;
-    stack[1] = context;
+static inline long raw_clone(unsigned long flags, void **stack, int *pidfd) {
     register long x8 __asm__("x8") = SYS_clone;
     register long x0 __asm__("x0") = (long)flags;
     register long x1 __asm__("x1") = (long)stack;
@@ -106,8 +100,8 @@ static inline long raw_syscall(long number, long a, long b, long c, long d, long
     return result;
 }
 
-static inline long raw_clone(unsigned long flags, void **stack_end, int *pidfd, int (*entry)(void *context), void *context) {
-    (void)flags, (void)stack_end, (void)pidfd, (void)entry, (void)context;
+static inline long raw_clone(unsigned long flags, void **stack, int *pidfd) {
+    (void)flags, (void)stack, (void)pidfd;
     return -ENOSYS;
 }
 #endif
