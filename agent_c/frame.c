@@ -16,12 +16,13 @@ long send_with_fds(int socket, const void *data, size_t length, const int *fds, 
     if (count > 0) {
         memset(&control, 0, sizeof control);
         msg.msg_control = &control;
-        msg.msg_controllen = CMSG_SPACE(count * sizeof *fds);
+        msg.msg_controllen = sizeof control; /* so that an analyser sees that there is a first one */
         struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
         c->cmsg_len = CMSG_LEN(count * sizeof *fds);
         memcpy(CMSG_DATA(c), fds, count * sizeof *fds);
+        msg.msg_controllen = CMSG_SPACE(count * sizeof *fds);
     }
     long sent;
     do
