@@ -87,8 +87,8 @@ def children_of(pid: int) -> list[int]:
     found = list(dict.fromkeys(found))  # a thread that ends meanwhile leaves its own to another one
     if name_of(pid) != "linx-zygote":
         return found
-    # The monitor that it has in spare, which has its zygote's name for a moment.
-    return [child for child in found if name_of(child) not in ("linx-spare", "linx-zygote")]
+    # The monitors that it has in spare, which have its zygote's name for a moment, and none once they are gone.
+    return [child for child in found if name_of(child) not in ("linx-spare", "linx-zygote", "")]
 
 
 def _threads_of(pid: int) -> list[int]:
