@@ -104,14 +104,14 @@ void child_close_others(const int *kept, size_t count) {
 }
 
 /* Puts the fds where the workload expects them and closes all others. Returns the control fd's new number. */
-static int place_fds(const struct request *q, int control, int *init_net) {
+static int place_fds(const struct request *q, int control, int *init_end) {
     int floor = range_without_targets(q, 2 * (int)q->fd_count + 16);
     long moved[FDS_LIMIT];
     long new_control = RAW3(fcntl, control, F_DUPFD_CLOEXEC, floor);
     if (new_control < 0)
         child_refuse(control, -new_control, STAGE_stdio, -1);
-    if (*init_net >= 0)
-        *init_net = (int)RAW3(fcntl, *init_net, F_DUPFD_CLOEXEC, floor); /* if not, its step says so */
+    if (*init_end >= 0)
+        *init_end = (int)RAW3(fcntl, *init_end, F_DUPFD_CLOEXEC, floor); /* if not, who needs it says so */
     for (size_t i = 0; i < q->fd_count; i++) {
         moved[i] = q->fds[i].source;
         if (moved[i] < 0 || q->fds[i].target < 0)
@@ -125,8 +125,8 @@ static int place_fds(const struct request *q, int control, int *init_net) {
         if (placed < 0)
             child_refuse((int)new_control, -placed, STAGE_stdio, q->fds[i].target);
     }
-    int kept[FDS_LIMIT + 2] = {(int)new_control, *init_net};
-    size_t kept_count = *init_net >= 0 ? 2 : 1;
+    int kept[FDS_LIMIT + 2] = {(int)new_control, *init_end};
+    size_t kept_count = *init_end >= 0 ? 2 : 1;
     for (size_t i = 0; i < q->fd_count; i++)
         if (q->fds[i].source >= 0 && q->fds[i].target >= 0)
             kept[kept_count++] = q->fds[i].target;
@@ -215,9 +215,12 @@ static void park(int control, struct step_room *room) {
         long got = receive_waiting(control, &what, 1, &fd);
         if (got == 1 && what == CHILD_GO)
             return;
-        if (what != CHILD_STEPS || fd < 0)
+        if (what != CHILD_STEPS)
             child_leave();
-        run_batch(fd, room, control);
+        if (fd >= 0)
+            run_batch(fd, room, control);
+        else /* lost on the way: RLIMIT_NOFILE */
+            tell(control, CHILD_REMAINS, EMFILE, STAGE_request, -1);
     }
 }
 
@@ -281,17 +284,28 @@ static bool has_step(const struct request *q, bool (*is_it)(const struct step *s
     return false;
 }
 
+/* Whether pid 1 gives up what it could be made to use by those inside: confine.h. */
+static bool is_confined(const struct request *q) { return q->init && !(q->namespaces & CLONE_NEWUSER); }
+
 struct start {
     const struct request *request;
     int control;
+    bool shares_memory; /* with whom has cloned it */
 };
+
+/* Who takes other ids can then be looked into by others of those ids. The default is that nobody can. */
+static bool is_open_with_other_ids(void) {
+    char text[16];
+    return read_small_file(AT_FDCWD, "/proc/sys/fs/suid_dumpable", text, sizeof text) < 0 || text[0] == '1';
+}
 
 /* A child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not be its
  * parent's as well, as they are for processes that share their memory. And CLONE_NEWTIME, which lies in clone(2)'s byte for the
  * exit signal, takes effect only for a child with memory of its own. */
 static bool shares_memory(const struct request *q) {
     bool is_copied = q->enters || (request_fd(q, FD_CGROUP) >= 0 && !q->init); /* clone(2) knows no cgroups */
-    return SHARES_MEMORY && q->auto_proceed && !is_copied && !(q->namespaces & CLONE_NEWTIME) && !has_step(q, step_needs_own_memory);
+    return SHARES_MEMORY && q->auto_proceed && !is_copied && !(q->namespaces & CLONE_NEWTIME) &&
+           !has_step(q, step_needs_own_memory) && !(has_step(q, step_changes_ids) && is_open_with_other_ids());
 }
 
 static bool is_capable(void) {
@@ -326,28 +340,49 @@ static bool may_hide(void) {
  * Pid 1 stays, so more is shared than what lies in memory: oom_score_adj and coredump_filter, files that the root in there may
  * write, unless they belong, as those of the hidden do, to a root who is nobody in there. And a workload that parks begins as a
  * copy of pid 1's memory, which must be nobody else's: the monitor may be allocating just then. */
-static bool shares_monitors_memory(const struct request *q) {
+static bool shares_monitors_memory(const struct request *q, bool shares) {
     bool user = q->namespaces & CLONE_NEWUSER;
-    if (!shares_memory(q) || (user && is_capable()))
+    if (!shares || (user && is_capable()))
         return false;
     return !q->init || (user && geteuid() != 0 && request_fd(q, FD_CGROUP) < 0 && may_hide());
 }
 
-static _Noreturn void workload_main(const struct request *q, int control, int init_net) {
+/* What steps write may be more than the workload's RLIMIT_FSIZE: then they are to be told EFBIG. */
+static void set_sigxfsz(uintptr_t handler) {
+    const uintptr_t action[8] = {handler}; /* the kernel's struct sigaction: no flags, no mask */
+    (void)RAW4(rt_sigaction, SIGXFSZ, action, NULL, 8);
+}
+
+/* Pid 1 must be confined before anybody is inside. */
+static void await_init(const struct request *q, struct step_room *room, int control) {
+    char nothing;
+    int fd = -1;
+    if (is_confined(q) && room->init_end < 0)
+        child_refuse(control, EMFILE, STAGE_stdio, -1);
+    if (is_confined(q))
+        (void)receive_waiting(room->init_end, &nothing, 1, &fd);
+    close_fd(&room->init_end);
+}
+
+static _Noreturn void workload_main(const struct start *start, int init_end) {
+    const struct request *q = start->request;
+    int control = start->control;
     uint64_t none = 0;
     (void)RAW4(rt_sigprocmask, SIG_SETMASK, &none, NULL, sizeof none);
     /* Its own process group in any case: `kill 0` in a script reaches that workload only. */
     long result = q->new_session ? RAW0(setsid) : RAW2(setpgid, 0, 0);
     if (result < 0)
         child_refuse(control, -result, STAGE_new_session, -1);
-    control = place_fds(q, control, &init_net); /* from here on the monitor's end of the pair is the monitor's alone */
+    set_sigxfsz((uintptr_t)SIG_IGN);
+    control = place_fds(q, control, &init_end); /* from here on the monitor's end of the pair is the monitor's alone */
     die_with_monitor(control);
     size_t checkpoint = checkpoint_index(q);
     bool early = checkpoint < q->step_count;
     struct step_room room = {.terminal = -1, .root = -1, .parent = -1, .empty_directory = -1, .null_device = -1,
-                             .init_net = init_net, .opened = -1, .shares_memory = shares_memory(q)};
+                             .init_end = init_end, .opened = -1, .shares_memory = start->shares_memory};
     if (early)
         run_own_steps(q, 0, &room, control);
+    await_init(q, &room, control);
     tell(control, CHILD_PARKED, 0, STAGE_request, -1);
     park(control, &room);
     run_own_steps(q, early ? checkpoint + 1 : 0, &room, control);
@@ -355,6 +390,7 @@ static _Noreturn void workload_main(const struct request *q, int control, int in
     room.hidden = false; /* pid 1's in any case; and again, for other ids may have undone it (fs.suid_dumpable) */
     if (q->init)
         hide_memory(&room);
+    set_sigxfsz((uintptr_t)SIG_DFL);
     result = privileges_install_filters(&room);
     if (result < 0)
         child_refuse(control, -result, STAGE_seccomp_install, -1);
@@ -362,35 +398,37 @@ static _Noreturn void workload_main(const struct request *q, int control, int in
 }
 
 struct below_init {
-    const struct request *request;
-    int control;
-    int net[2]; /* a pair on which pid 1 hands over a network namespace, or -1 */
+    const struct start *start;
+    int pair[2]; /* with pid 1: reaper.h; or -1 */
 };
 
 static int below_init(const void *context) {
     const struct below_init *below = context;
-    if (below->net[0] >= 0)
-        (void)RAW1(close, below->net[0]); /* pid 1 alone has it: its end is the end of the file */
-    workload_main(below->request, below->control, below->net[1]);
+    if (below->pair[0] >= 0)
+        (void)RAW1(close, below->pair[0]); /* pid 1 alone has it: its end is the end of the file */
+    workload_main(below->start, below->pair[1]);
 }
 
 /* We are pid 1 of the fresh namespace: the workload is below us. */
-static _Noreturn void be_init(const struct request *q, int control) {
+static _Noreturn void be_init(const struct start *start) {
     static struct below_init below; /* outlives this call, for the child that shares it */
-    below = (struct below_init){q, control, {-1, -1}};
+    const struct request *q = start->request;
+    int control = start->control;
+    bool makes_net = has_step(q, step_is_of_init), confined = is_confined(q);
+    below = (struct below_init){start, {-1, -1}};
     long proc = RAW4(openat, AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     if (proc < 0)
         child_refuse(control, -proc, STAGE_fork, -1);
-    long result = has_step(q, step_is_of_init) ? RAW4(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.net) : 0;
+    long result = makes_net || confined ? RAW4(socketpair, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, below.pair) : 0;
     if (result < 0)
         child_refuse(control, -result, STAGE_fork, -1);
-    reaper_start(&(struct reaper_request){.control = control, .proc = (int)proc, .init = true, .net = below.net[0],
-                                          .shares_memory = shares_memory(q), .go_on = below_init, .context = &below});
+    reaper_start(&(struct reaper_request){.control = control, .proc = (int)proc, .init = true, .confined = confined,
+                                          .makes_net = makes_net, .init_end = below.pair[0], .shares_memory = start->shares_memory,
+                                          .go_on = below_init, .context = &below});
 }
 
 static int begin_workload(const void *context) {
-    const struct start *start = context;
-    workload_main(start->request, start->control, -1);
+    workload_main(context, -1);
 }
 
 static int child_main(void *context) {
@@ -401,7 +439,7 @@ static int child_main(void *context) {
     if (q->enters)
         return enter_namespaces(q, start->control, begin_workload, start);
     if (q->init)
-        be_init(q, start->control);
+        be_init(start);
     return begin_workload(start);
 }
 
@@ -409,9 +447,9 @@ static int child_main(void *context) {
 
 pid_t child_start(const struct request *request, int control, int *pidfd) {
     static struct start start; /* outlives this call, for the child that shares it */
-    start = (struct start){request, control};
+    start = (struct start){request, control, shares_memory(request)};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    if (shares_monitors_memory(request))
+    if (shares_monitors_memory(request, start.shares_memory))
         return clone_sharing(flags, CHILDS_STACK, child_main, &start, pidfd);
     pid_t pid = clone_copying(flags, SIGCHLD, request_fd(request, FD_CGROUP), pidfd);
     if (pid == 0)

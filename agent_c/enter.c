@@ -116,7 +116,7 @@ int enter_namespaces(const struct request *request, int control, going_on *go_on
             child_say(control, &news);
             child_leave();
         }
-        reaper_start(&(struct reaper_request){.control = control, .proc = j.proc, .net = -1, .go_on = go_on, .context = context});
+        reaper_start(&(struct reaper_request){.control = control, .proc = j.proc, .confined = true, .init_end = -1, .go_on = go_on, .context = context});
     }
     child_say(control, &news);
     close_fd(&j.proc);

@@ -15,15 +15,17 @@
 
 #include "child.h"
 #include "clone.h"
+#include "confine.h"
 #include "frame.h"
 #include "raw.h"
 #include "subtree.h"
 
 struct reaper {
     int control;
-    int proc;            /* init: -1, for what is in its namespace may look at its fds, and the host's /proc is none of theirs */
     int own_proc;        /* or -1 */
-    int stat;            /* init: /proc/<workload>/stat of outside */
+    int proc;            /* the one outside, where there is none of its own; init needs neither. Else -1: it is nothing for those
+                            inside, who may come to hold its fds (confine.h) */
+    int stat;            /* /proc/<workload>/stat of outside */
     pid_t workload;      /* 0: reaped */
     pid_t outside;       /* its pid outside */
     bool told, released; /* the monitor knows of its end; has seen what it wanted */
@@ -60,13 +62,14 @@ static void kill_one(pid_t outside, void *context) {
         (void)RAW4(pidfd_send_signal, process, SIGKILL, NULL, 0); /* a directory of /proc does for a pidfd */
 }
 
-/* A /proc of our own PID namespace, mounted nowhere. Where that is refused, the one outside has to do. */
+/* A /proc of our own PID namespace, mounted nowhere, of which nothing can be written: /proc/sys is the machine's. Where that is
+ * refused, the one outside has to do. */
 static int open_own_proc(void) {
-    enum { CLOEXEC = 1, CREATE = 6 }; /* FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC; FSCONFIG_CMD_CREATE */
+    enum { CLOEXEC = 1, CREATE = 6, RDONLY = 1 }; /* FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC; FSCONFIG_CMD_CREATE; MOUNT_ATTR_RDONLY */
     OWN_FD int context = (int)RAW2(fsopen, "proc", CLOEXEC);
     if (context < 0 || RAW5(fsconfig, context, CREATE, NULL, NULL, 0) < 0)
         return -1;
-    return (int)RAW3(fsmount, context, CLOEXEC, 0);
+    return (int)RAW3(fsmount, context, CLOEXEC, RDONLY);
 }
 
 /* How many were alive, or -1 if that cannot be told. With pids of our own it takes two calls for each of them, and otherwise
@@ -88,7 +91,7 @@ static int kill_round(const struct reaper *r) {
 
 static bool has_executed(const struct reaper *r) {
     struct process_stat stat;
-    return (r->init ? subtree_stat_of(r->stat, &stat) : subtree_stat(r->proc, r->outside, &stat)) && stat.has_executed;
+    return subtree_stat_of(r->stat, &stat) && stat.has_executed;
 }
 
 static void tell_of_the_end(struct reaper *r) {
@@ -150,20 +153,30 @@ static void hear_signals(const struct reaper *r, int signals) {
             (void)RAW2(kill, r->workload, info.ssi_signo);
 }
 
+/* Opens what it needs, and gives up what it does not. */
+static struct reaper made_reaper(const struct reaper_request *q, int control, pid_t workload, int pidfd) {
+    struct reaper r = {.control = control, .own_proc = -1, .proc = q->proc, .workload = workload, .init = q->init};
+    char path[32];
+    r.outside = pid_of_pidfd(q->proc, pidfd);
+    r.told = r.released = control < 0;
+    (void)snprintf(path, sizeof path, "%d/stat", (int)r.outside);
+    r.stat = (int)RAW4(openat, q->proc, path, O_RDONLY | O_CLOEXEC, 0);
+    if (!q->init)
+        r.own_proc = open_own_proc();
+    if (q->init || r.own_proc >= 0)
+        close_fd(&r.proc);
+    (void)RAW1(chdir, "/");
+    if (q->confined)
+        confine(!q->init);
+    return r;
+}
+
 /* Without `control` it is the outer one of two: its child is the other one, and when that is gone it makes an end of what that
  * has left. */
-static _Noreturn void run(int control, int proc, pid_t workload, int pidfd, bool init) {
-    struct reaper r = {control, proc, -1, -1, workload, pid_of_pidfd(proc, pidfd), .init = init};
-    if (init) {
-        char path[32];
-        (void)snprintf(path, sizeof path, "%d/stat", (int)r.outside);
-        r.stat = (int)RAW4(openat, proc, path, O_RDONLY | O_CLOEXEC, 0);
-        close_fd(&r.proc);
-    } else {
-        r.own_proc = open_own_proc();
-    }
-    r.told = r.released = control < 0;
-    int signals = open_signals(init), pause = ROUND_MS;
+static _Noreturn void run(const struct reaper_request *q, int control, pid_t workload, int pidfd) {
+    int signals = open_signals(q->init), pause = ROUND_MS, pair = q->init_end;
+    struct reaper r = made_reaper(q, control, workload, pidfd);
+    close_fd(&pair); /* whoever waits for that may go on */
     for (;;) {
         int alive = r.killing ? kill_round(&r) : 0;
         if (alive < 0)
@@ -219,14 +232,13 @@ static int run_below(void *context) {
     return below->request->go_on(below->request->context);
 }
 
-static void make_net(int proc, int net_end) {
-    OWN_FD int net = net_end;
+static void make_net(int proc, int pair) {
     long result = RAW1(unshare, CLONE_NEWNET);
     if (result == 0)
         result = RAW4(openat, proc, "self/ns/net", O_RDONLY | O_CLOEXEC, 0);
     OWN_FD int made = result < 0 ? -1 : (int)result;
     int32_t error = result < 0 ? (int32_t)-result : 0;
-    (void)send_with_fd(net, &error, sizeof error, made);
+    (void)send_with_fd(pair, &error, sizeof error, made);
 }
 
 static void adopt_orphans(const struct reaper_request *q) {
@@ -236,13 +248,13 @@ static void adopt_orphans(const struct reaper_request *q) {
 }
 
 static _Noreturn void reap_for(const struct reaper_request *q, int control, pid_t pid, int pidfd) {
-    int kept[] = {q->proc, pidfd, control, q->net};
+    int kept[] = {q->proc, pidfd, control, q->init_end};
     if (pid < 0)
         child_refuse(q->control, -pid, STAGE_clone, -1);
     child_close_others(kept, COUNT_OF(kept));
-    if (q->net >= 0)
-        make_net(q->proc, q->net);
-    run(control, q->proc, pid, pidfd, q->init);
+    if (q->makes_net)
+        make_net(q->proc, q->init_end);
+    run(q, control, pid, pidfd);
 }
 
 /* Nobody inside may look into us. A workload that is to share our memory sees to that itself, as soon as it has written what

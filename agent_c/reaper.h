@@ -31,9 +31,13 @@ struct reaper_request {
     bool init;
     /* The workload runs in our memory until it executes, and hides it (child.c). */
     bool shares_memory;
+    /* It keeps nothing that those inside could have of it: confine.h. */
+    bool confined;
     /* A fresh network namespace takes the kernel as long as all others together. So where the workload has something else to do
-     * first, pid 1 makes it meanwhile, and hands it over here, or an errno (an int32_t, 0 with the fd). -1: not wanted. */
-    int net;
+     * first, pid 1 makes it meanwhile, and hands it over here, or an errno (an int32_t, 0 with the fd). */
+    bool makes_net;
+    /* Pid 1's end of a pair with the workload, which it closes when it is confined; or -1. */
+    int init_end;
     going_on *go_on;
     const void *context;
 };

@@ -59,6 +59,16 @@ static long step_chdir(const struct step *s, struct step_room *unused) {
     return RAW1(chdir, s->text[0]);
 }
 
+/* To where we are, by its name: what has been mounted there, or above it, is not in our way as long as we stay. */
+static long step_chdir_again(const struct step *s, struct step_room *unused) {
+    char path[4096];
+    (void)s, (void)unused;
+    long result = RAW2(getcwd, path, sizeof path);
+    if (result >= 0 && path[0] != '/') /* "(unreachable)" */
+        return -ENOENT;
+    return result < 0 ? result : RAW1(chdir, path);
+}
+
 static long step_no_new_privs(const struct step *s, struct step_room *unused) {
     (void)s, (void)unused;
     return RAW5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
@@ -132,11 +142,9 @@ static long step_net_of_init(const struct step *s, struct step_room *room) {
     (void)s;
     int32_t error = ECONNRESET; /* it has been killed, and we shall be */
     int fd = -1;
-    if (room->init_net < 0)
+    if (room->init_end < 0)
         return -EINVAL;
-    (void)receive_waiting(room->init_net, &error, sizeof error, &fd);
-    (void)RAW1(close, room->init_net);
-    room->init_net = -1;
+    (void)receive_waiting(room->init_end, &error, sizeof error, &fd);
     long result = error != 0 ? -error : fd < 0 ? -EMFILE : RAW2(setns, fd, CLONE_NEWNET);
     if (fd >= 0)
         (void)RAW1(close, fd);
@@ -238,6 +246,7 @@ const struct step_kind step_kinds[] = {
     {"cap_set_thread", "iii", STAGE_cap_set_thread, privileges_set_thread},
     {"cap_set_ambient", "i", STAGE_cap_set_ambient, privileges_set_ambient},
     {"chdir", "t", STAGE_chdir, step_chdir},
+    {"chdir_again", "", STAGE_chdir, step_chdir_again},
     {"no_new_privs", "", STAGE_no_new_privs, step_no_new_privs},
     {"seccomp", "bi", STAGE_seccomp_install, privileges_keep_filter},
 };
@@ -262,6 +271,8 @@ bool step_is_of_init(const struct step *step) { return step->kind->run == step_n
 bool step_writes_own_map(const struct step *step) {
     return step->kind->run == step_own_uid_map || step->kind->run == step_own_gid_map;
 }
+
+bool step_changes_ids(const struct step *step) { return step->kind->run == step_setgid || step->kind->run == step_setuid; }
 
 bool step_drops_rights(const struct step *step) {
     long (*const those[])(const struct step *, struct step_room *) = {

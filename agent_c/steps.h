@@ -29,7 +29,7 @@ struct step_room {
     const char *parent_path; /* which begins with its path, of that length; a step's text */
     size_t parent_length;
     int empty_directory, null_device; /* mounts that mask something, or -1 */
-    int init_net;            /* where pid 1 hands us its network namespace, or -1 */
+    int init_end;            /* of a pair with pid 1, or -1: reaper.h */
     int opened;              /* for Python, or -1 */
     bool shares_memory, hidden; /* with whom has cloned us; and it is not dumpable now */
     mode_t umask;            /* the workload's; while steps are taken it is 0, and what they make has the mode that they say */
@@ -68,6 +68,9 @@ bool step_writes_own_map(const struct step *step);
 
 /* After which we may do less than who has cloned us. */
 bool step_drops_rights(const struct step *step);
+
+/* After which we are somebody else. */
+bool step_changes_ids(const struct step *step);
 
 /* The same of steps that only memory of one's own can take: what they change is shared with whom one shares it. */
 bool step_needs_own_memory(const struct step *step);

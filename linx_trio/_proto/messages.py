@@ -32,7 +32,7 @@ STEPS = (
     "mount_propagation", "make_dir", "make_file", "make_symlink", "pivot_root",
     "name_terminal", "terminal_owner", "dumpable", "netlink", "cap_drop_bounding", "securebits", "setgroups", "setgid",
     "setuid",
-    "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
+    "cap_set_thread", "cap_set_ambient", "chdir", "chdir_again", "no_new_privs", "seccomp",
 )  # fmt: skip
 COMMANDS = ("proceed", "abort", "signal", "kill", "shutdown", "steps", "release")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ import trio
 
 import linx_trio as linx
 from tests.agent.containers import below, container, is_untouched, monitor_above, reapers_of
-from tests.agent.probes import ROOT
+from tests.agent.probes import ROOT, link, status_of
 from tests.agent.programs.phases import (
     FAMILY,
     PHASES,
@@ -37,6 +38,7 @@ from tests.agent.programs.phases import (
 )
 from tests.support import children_of, eventually_async, exists, name_of, open_fds, with_token
 
+CAP_KILL = f"{1 << 5:016x}"
 SOON = 8.0
 """Seconds in which a block is left, also where the agent's own processes have to be killed for it."""
 
@@ -282,6 +284,22 @@ async def test_a_reaper_is_killed(target: linx.Session, which: str, stopped: boo
 
 def s_has_ended(session: linx.Session) -> Callable[[], bool]:
     return lambda: session.state in ("failed", "signaled")
+
+
+async def test_nothing_is_to_be_had_of_a_reaper(target: linx.Session) -> None:
+    """Whoever in there can take it over, which needs CAP_SYS_PTRACE outside, has no rights by it, and no way out: no
+    /proc but the one inside, of which nothing can be written.
+    """
+    async with linx.enter(target, ["sleep", "600"]) as s:
+        await s.proceed()
+        for pid in reapers_of(s.host_pid):
+            await eventually_async(lambda pid=pid: status_of(pid)["Seccomp"] == "2", "it has got there")  # type: ignore[misc]
+            status = status_of(pid)
+            assert (status["CapPrm"], status["CapEff"], status["CapInh"]) == (CAP_KILL, CAP_KILL, "0" * 16)
+            assert status["NoNewPrivs"] == "1"
+            if os.geteuid() == 0:
+                links = {link(pid, f"fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+                assert not any(stat.S_ISDIR(os.stat(each).st_mode) for each in links if each.startswith("/proc")), links
 
 
 async def test_all_reapers_are_stopped(target: linx.Session) -> None:

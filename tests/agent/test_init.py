@@ -17,13 +17,16 @@ import pytest
 import trio
 
 import linx_trio as linx
+from linx_trio import capabilities, mount
 from tests.agent.containers import below
-from tests.agent.probes import ROOT, needs_root, proc, status_of
+from tests.agent.probes import ROOT, needs_root, proc, status_of, working_in
 from tests.agent.programs.phases import state_of, stop_now
 from tests.agent.rights import Options, in_both_ways, rootless
+from tests.agent.roots import programs
 from tests.support import (
     DEADLINE,
     children_of,
+    descendants_of,
     eventually,
     eventually_async,
     exists,
@@ -511,3 +514,65 @@ async def test_somebody_is_killed_meanwhile(who: str, nothing_is_left: str) -> N
                     await s.wait()
             nursery.cancel_scope.cancel()
     assert with_token(nothing_is_left) == []
+
+
+# ---- what can be had of it -------------------------------------------------------------------------------------------
+
+LOOK = """
+grep -E '^(CapInh|CapPrm|CapEff|CapAmb|NoNewPrivs|Seccomp):' /proc/1/status
+readlink /proc/1/cwd
+ls /proc/1/cwd
+"""
+
+CONFINED = """\
+CapInh:\t0000000000000000
+CapPrm:\t0000000000000020
+CapEff:\t0000000000000020
+CapAmb:\t0000000000000000
+NoNewPrivs:\t1
+Seccomp:\t2
+/
+"""
+
+
+@needs_root
+@pytest.mark.parametrize("parked", [False, True])
+@pytest.mark.parametrize("kinds", [{"pid", "mount"}, {"pid", "mount", "net"}])
+async def test_nothing_is_to_be_had_of_pid_1(parked: bool, kinds: set[str], tmp_path: Path) -> None:
+    """Where there is no user namespace to forbid it, a workload with CAP_SYS_PTRACE can make it do what it wants: pid 1
+    may kill, of whom there are none but those inside, and is no way to where its caller was.
+    """
+    (tmp_path / "of the host").touch()
+    entries = [*programs(), mount.Proc()]
+    script = ["/bin/sh", "-c", LOOK]
+    with working_in(tmp_path):
+        async with linx.spawn(
+            script,
+            namespaces=kinds,
+            init=True,
+            capabilities=capabilities.keep({"sys_ptrace"}),
+            root=mount.Tmpfs("/"),
+            mounts=entries,
+            stdout=linx.PIPE,
+            auto_proceed=not parked,
+        ) as s:
+            if parked:
+                assert status_of(init_of(s.host_pid))["Seccomp"] == "2", "before anybody is inside"
+                await s.proceed()
+            assert s.stdout is not None
+            shown = b"".join([chunk async for chunk in s.stdout])
+    assert shown.decode().startswith(CONFINED)
+    assert "of the host" not in shown.decode()
+
+
+@needs_root
+async def test_a_confined_pid_1_passes_signals_on_to_somebody_else_and_ends_who_does_not_go() -> None:
+    script = "trap 'echo hello' USR1; echo ready; while :; do sleep 600 & wait $!; done"
+    async with linx.spawn(
+        ["/bin/sh", "-c", script], namespaces={"pid"}, init=True, uid=65534, stdout=linx.PIPE, auto_proceed=True
+    ) as s:
+        await said(s, b"ready\n")
+        os.kill(init_of(s.host_pid), signal.SIGUSR1)
+        await said(s, b"hello\n")
+        everybody = descendants_of(init_of(s.host_pid))
+    assert not any(map(exists, everybody))

@@ -4,11 +4,19 @@ nobody may look into it by either.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import trio
 
+import linx_trio as linx
+from linx_trio.mount import Dir, Tmpfs
 from tests.agent.probes import as_somebody, needs_root
+from tests.support import monitor_of, stat_of
 
 CAP_NET_ADMIN = 12
 
@@ -110,3 +118,38 @@ def test_the_monitor_is_open_to_its_user_when_pid_1_has_not_its_memory(capabilit
         assert pid_1 != own
     assert (going_on[2] != own) is (SHARES and capability is None)
     assert parked[2] == own
+
+
+def memory_is_shared(pid: int, other: int) -> bool | None:
+    """Whether theirs is one (``kcmp(2)``); `None` where one of them is gone."""
+    number, kcmp_vm = {"x86_64": 312, "aarch64": 272}[os.uname().machine], 1
+    result = ctypes.CDLL(None).syscall(number, pid, other, kcmp_vm, 0, 0)
+    stat = stat_of(pid)
+    return None if result < 0 or stat is None or stat[0] in "ZX" else result == 0
+
+
+@pytest.fixture(params=["0", "1", "2"])
+def suid_dumpable(request: pytest.FixtureRequest) -> Iterator[str]:
+    setting = Path("/proc/sys/fs/suid_dumpable")
+    before = setting.read_text()
+    setting.write_text(request.param)
+    yield request.param
+    setting.write_text(before)
+
+
+@needs_root
+@pytest.mark.skipif(not SHARES, reason="needs a machine on which memory is shared")
+async def test_nor_is_it_shared_with_somebody_else_who_can_be_looked_into(suid_dumpable: str) -> None:
+    """With ``fs.suid_dumpable=1`` others of that user may look into whoever has become one of them."""
+    work = [Tmpfs("/tmp"), *(Dir(f"/tmp/{number}") for number in range(5_000))]
+    seen = []
+    async with linx.spawn(
+        ["true"], uid=65534, mounts=work, namespaces={"mount"}, cwd="/", auto_proceed=True, wait_ready=False
+    ) as s:
+        while s.state == "starting":
+            with contextlib.suppress(linx.LinxError):  # not known yet
+                seen.append(memory_is_shared(s.host_pid, monitor_of(s.host_pid)))
+            await trio.lowlevel.checkpoint()
+    known = [each for each in seen if each is not None]
+    assert known
+    assert any(known) is (suid_dumpable != "1"), "until it executes"
