@@ -131,6 +131,10 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("seccomp_install", errno.EINVAL): "this kernel does not take that program, or one of its flags",
     ("seccomp_install", errno.ENOSPC): "16 filters can be installed",
     ("chdir", errno.EACCES): "the workload's own ids (uid=, gid=, groups=) may not enter it",
+    ("chdir", errno.ENOENT): (
+        "it is looked for in the workload's own file system, with its root and mounts; without cwd= it is the "
+        "caller's directory: pass one that is there as cwd="
+    ),
     ("connect_unix", errno.ENOENT): "nobody has bound a socket there: bind and listen before the workload is spawned",
     ("connect_unix", errno.ECONNREFUSED): "there is a socket, but nobody listens on it (any more)",
     ("connect_unix", errno.ENAMETOOLONG): "unix(7) takes 107 bytes: use a shorter path, or a relative one",

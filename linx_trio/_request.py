@@ -158,7 +158,7 @@ def _build(
     net_of_init = first is early and _net_of_init(workload, entered)
     _early_steps(first, workload, caller, baseline, terminal, entered=entered is not None, net_of_init=net_of_init)
     # Groups: where another user namespace is entered, the agent drops them, if that is allowed.
-    keeps_groups = workload.user is not None or (entered is not None and entered.has_other_user_namespace())
+    keeps_groups = entered is not None and entered.has_other_user_namespace()
     _late_steps(late, workload, terminal, keeps_groups=keeps_groups)
     steps: list[m.Step] = [*early.steps, m.CHECKPOINT, *late.steps]
     origins = [*early.origins, ("", ""), *late.origins]
@@ -255,14 +255,23 @@ def _own_maps(workload: Workload) -> tuple[bytes, bytes] | None:
     return lines[0], lines[1]
 
 
-def _becomes_root(workload: Workload) -> bool:
+def _becomes_root(lines: Sequence[tuple[int, int, int]], own: int) -> bool:
     """Whether the caller is nobody in the new user namespace, where there is a root: as with `enter` it is that."""
-    if workload.user is None:
-        return False
-    lines = cast("Sequence[tuple[int, int, int]]", workload.user.uid)
-    own = os.geteuid()
     is_mapped = any(outside <= own < outside + count for _, outside, count in lines)
     return not is_mapped and any(inside == 0 for inside, _, _ in lines)
+
+
+def _becomes_another(workload: Workload) -> bool:
+    """Whether the workload's user is not the caller, whose groups are none of theirs then; if they can be dropped."""
+    own = os.geteuid()
+    if workload.user is None:
+        return workload.uid not in (None, own)
+    if workload.user.setgroups != "allow":
+        return False
+    for inside, outside, count in cast("Sequence[tuple[int, int, int]]", workload.user.uid):
+        if outside <= own < outside + count:
+            return workload.uid not in (None, inside + own - outside)
+    return True
 
 
 def _early_steps(
@@ -283,8 +292,9 @@ def _early_steps(
     if workload.time_offsets:
         text = _offsets(workload.time_offsets)
         found.add("time_offsets", text.decode().strip().replace("\n", ", "), ("time_offsets", text))
-    if _becomes_root(workload):
+    if workload.user is not None and _becomes_root(cast("Any", workload.user.gid), os.getegid()):
         found.add("user", "gid 0", ("setgid", 0))
+    if workload.user is not None and _becomes_root(cast("Any", workload.user.uid), os.geteuid()):
         found.add("user", "uid 0", ("setuid", 0))
     if own_mounts and not _says_propagation(workload):
         found.add("namespaces", "/", ("private_mounts",))
@@ -297,12 +307,13 @@ def _early_steps(
     nice = max(-20, min(19, caller.nice + workload.nice))
     if nice != baseline.nice:
         found.add("nice", nice, ("nice", nice))
-    _limit_steps(workload, caller, baseline, found.add)
     _attribute_steps(found, workload)
     if workload.root is not None or workload.mounts:
         found.add_mounts(_mount_steps(cast("Any", workload.root), cast("Any", workload.mounts)))
     if net_of_init:
         found.add("namespaces", "net", ("net_of_init",))
+    # The last: they are the workload's, and not of what it takes to make it.
+    _limit_steps(workload, caller, baseline, found.add)
 
 
 def _offsets(offsets: Mapping[str, float]) -> bytes:
@@ -353,11 +364,15 @@ def _late_steps(found: _Steps, workload: Workload, terminal: str | None, *, keep
             found.add("stdio", "/dev/console", ("name_terminal", terminal.encode()))
         if workload.uid is not None:
             found.add("stdio", terminal, ("terminal_owner", workload.uid))
+    covers = "mount" in workload.namespace_names and (workload.mounts or not workload.auto_proceed)
+    if covers and workload.root is None and not os.path.isabs(cast("str", workload.cwd or "")):
+        # What has been mounted on the directory, or above it, holds for who was there before as well.
+        found.add("cwd", "the caller's working directory", ("chdir_again",))
     before, after = _capability_steps(workload)
     found.add_all("capabilities", before, workload.capabilities)
     groups = workload.groups
-    if groups is None and workload.uid not in (None, os.geteuid()) and not keeps_groups:
-        groups = ()  # somebody else: the caller's groups are none of theirs
+    if groups is None and _becomes_another(workload) and not keeps_groups:
+        groups = ()
     if groups is not None:
         found.add("groups", groups, ("setgroups", tuple(groups)))
     if workload.gid is not None:

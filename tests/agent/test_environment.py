@@ -357,6 +357,12 @@ async def test_rlimits_hold_for_the_workload() -> None:
     assert done.stdout == b"10\n20\n"
 
 
+@pytest.mark.parametrize("limits", [{"fsize": (0, 0)}, {"nofile": (4, 4)}, {"fsize": (10, 10), "nofile": (5, 9)}])
+async def test_rlimits_do_not_hold_for_what_it_takes_to_make_it(limits: dict[str, tuple[int, int]]) -> None:
+    """A sandbox is many files, some of them written."""
+    await linx.run(linx.sandboxed(["true"], rlimits=limits))
+
+
 # ---- PATH --------------------------------------------------------------------------------------------------------
 
 

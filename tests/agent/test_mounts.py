@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from linx_trio.mount import (
     Sysfs,
     Tmpfs,
 )
-from tests.agent.probes import ROOT
+from tests.agent.probes import ROOT, working_in
 from tests.agent.roots import (
     EMPTY,
     SLEEP,
@@ -115,6 +116,40 @@ async def test_the_old_root_is_gone() -> None:
 async def test_the_workload_starts_in_its_root_unless_cwd_says_else() -> None:
     for cwd, expected in ((None, "/\n"), ("/usr/bin", "/usr/bin\n")):
         assert await told("pwd -P", root=EMPTY, mounts=programs(), cwd=cwd) == expected
+
+
+COVERS: dict[str, Callable[[Path], list[Entry]]] = {
+    "itself": lambda d: [Bind(d, readonly=True)],
+    "what is above": lambda d: [Bind(d.parent, readonly=True)],
+    "another one": lambda d: [Tmpfs(d), Dir(d / "sub"), Remount(d, readonly=True)],
+}
+
+
+@pytest.mark.parametrize("cwd", [None, ".", "sub"])
+@pytest.mark.parametrize("covers", COVERS)
+async def test_what_is_mounted_on_the_working_directory_holds_there(
+    covers: str, cwd: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    with working_in(tmp_path):
+        entries = COVERS[covers](tmp_path)
+        assert "Read-only" in await told("touch ./here", mounts=entries, cwd=cwd)
+        async with linx.spawn(["touch", "here"], **own(cwd=cwd, stderr=linx.DEVNULL)) as s:
+            await mount.apply(s, entries)
+            await s.proceed()
+            assert await s.wait() == linx.Exited(1)
+        assert sorted(os.listdir(tmp_path)) == ["sub"]
+        assert os.listdir(tmp_path / "sub") == []
+
+
+async def test_a_working_directory_that_is_hidden(tmp_path: Path) -> None:
+    with working_in(tmp_path):
+        with pytest.raises(linx.SetupError) as caught:
+            await told("ls", mounts=[Tmpfs(tmp_path.parent)])
+        assert (caught.value.errno, caught.value.stage) == (errno.ENOENT, "chdir")
+        assert caught.value.filename == "the caller's working directory"
+        assert "cwd=" in (caught.value.hint or "")
+        assert await told("pwd", mounts=[Tmpfs(tmp_path.parent)], cwd="/") == "/\n"
 
 
 # ---- what the host has -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio
 import trio.testing
 
 import linx_trio as linx
-from linx_trio import capabilities
+from linx_trio import capabilities, mount
 from linx_trio._proto import messages as m
 from tests.agent.probes import needs_root, status_of
 from tests.agent.programs.phases import lone_zygote, state_of, stop
@@ -28,6 +29,7 @@ def umask(mask: int) -> tuple[m.Step, str]:
 
 
 NICE = (("nice", 5), "nice")
+NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 BAD: tuple[m.Step, str] = (("cpu_affinity", bytes(8)), "no CPU")
 """A step that the kernel always refuses: EINVAL."""
 
@@ -358,3 +360,20 @@ async def test_an_optional_step_of_ones_own() -> None:
         assert umask_of(s) == 0o062
         assert s.info().degraded == ()
         await s.proceed()
+
+
+@pytest.mark.parametrize(
+    ("limits", "error", "stage"),
+    [({"fsize": (10, 10)}, errno.EFBIG, "mount"), ({"nofile": (3, NOFILE)}, errno.EMFILE, "request")],
+)
+async def test_a_limit_that_is_in_the_way_is_a_refusal(limits: dict[str, Any], error: int, stage: str) -> None:
+    """And not its end; the signal that goes with it is the workload's again."""
+    big = mount.File("/tmp/big", b"x" * 100)
+    options = rootless("mount") | {"mounts": [mount.Tmpfs("/tmp")], "rlimits": limits, "cwd": "/"}
+    async with linx.spawn(["/bin/sh", "-c", "kill -XFSZ $$"], **options) as s:
+        with pytest.raises(linx.SetupError) as caught:
+            await mount.apply(s, [big])
+        assert (caught.value.errno, caught.value.stage, s.state) == (error, stage, "ready")
+        resource.prlimit(s.host_pid, resource.RLIMIT_NOFILE, (NOFILE, NOFILE))
+        await s.proceed()
+        assert await s.wait() == linx.Signaled(signal.SIGXFSZ)

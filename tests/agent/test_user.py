@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +19,7 @@ import trio
 import linx_trio as linx
 from linx_trio import _idmap_files, user
 from linx_trio.user import IdMap
-from tests.agent.probes import SOMEBODY, as_somebody, needs_root, proc
+from tests.agent.probes import ROOT, SOMEBODY, as_somebody, needs_root, proc
 
 ME = os.geteuid()
 MY_GROUP = os.getegid()
@@ -225,6 +226,37 @@ async def test_root_writes_what_it_likes() -> None:
     async with parked() as s:
         user.setup_maps(s, uid=uid, gid=gid)
         assert proc(s.host_pid, "setgroups") == "deny\n"
+
+
+GROUPS = """
+import json, os, sys
+import linx_trio as linx
+maps = linx.user.Maps(uid=(0, 200000, 1000), gid=(0, 200000, 1000), setgroups={setgroups!r})
+done = linx.run_sync(["grep", "^Groups:", "/proc/self/status"], user=maps, capture_stdout=True, {options})
+print(done.stdout.decode())
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("setgroups", "options", "groups"),
+    [
+        ("allow", "", []),
+        ("allow", "uid=33, gid=33", []),
+        ("allow", "uid=33, gid=33, groups=[7]", ["7"]),
+        ("allow", "capabilities=linx.capabilities.keep(())", []),
+        ("deny", "", ["65534", "65534"]),
+    ],
+)
+def test_the_callers_groups_are_not_those_of_somebody_else(setgroups: str, options: str, groups: list[str]) -> None:
+    """With them the caller's rights over files would have come in."""
+    code = GROUPS.format(setgroups=setgroups, options=options)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], extra_groups=[0, 42], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[1:] == groups
 
 
 @needs_root

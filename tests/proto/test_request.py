@@ -27,16 +27,18 @@ from tests.proto.test_workload import ALLOWS_ALL, workloads
 ORDER = [
     "own_uid_map", "own_gid_map", "time_offsets", "become_gid", "become_uid", "private_mounts", "keep_terminal",
     "controlling_terminal",
-    "umask", "nice", "rlimit", "oom_score_adj", "cpu_affinity", "hostname", "domainname", "sysctl", "mounting",
-    "net_of_init", "checkpoint", "name_terminal", "terminal_owner", "cap_drop_bounding", "securebits",
+    "umask", "nice", "oom_score_adj", "cpu_affinity", "hostname", "domainname", "sysctl", "mounting",
+    "net_of_init", "rlimit", "checkpoint", "name_terminal", "terminal_owner", "chdir_again", "cap_drop_bounding",
+    "securebits",
     "setgroups", "setgid", "setuid", "cap_set_thread", "cap_set_ambient", "chdir", "no_new_privs", "seccomp",
 ]  # fmt: skip
 """The ids mean something before anything is done with them. The mounts are private before anybody outside can mount
 something there, and the terminal is kept before anybody can hide it; it is named and given away once that has been
 done. Settings below ``/proc/sys`` before there is another root, where it may be missing. What pid 1 makes meanwhile is
-waited for as late as can be. Bounding before the ids change, the other sets after it (`_capabilities`). Groups before
-the gid, the gid before the uid: with the uid go the rights. The directory with the workload's ids, and the filter as
-the last of all.
+waited for as late as can be. The limits are the workload's, and not of what it takes to make it. A directory that is
+taken over is entered with the rights that the caller has. Bounding before the ids change, the other sets after it
+(`_capabilities`). Groups before the gid, the gid before the uid: with the uid go the rights. The directory with the
+workload's ids, and the filter as the last of all.
 """
 
 TERMINAL = "/dev/pts/7"
@@ -156,14 +158,62 @@ def test_the_child_maps_its_callers_id_itself(maps: user.Maps, own: bool) -> Non
         assert request.after_mapping is not None
 
 
+LINES = [((0, 100000, 5), True), ((1, 100000, 5), False), ((0, "own", 1), False), ((3, "own", 1), False)]
+
+
+@pytest.mark.parametrize(("uid", "is_root"), LINES)
+@pytest.mark.parametrize(("gid", "has_roots_group"), LINES)
+def test_nobody_in_the_new_user_namespace_becomes_its_root(
+    uid: tuple[int, Any, int], is_root: bool, gid: tuple[int, Any, int], has_roots_group: bool
+) -> None:
+    """User and group each by its own map."""
+    users: Any = [tuple(os.geteuid() if part == "own" else part for part in uid), (9, 200000, 1)]
+    groups: Any = [tuple(os.getegid() if part == "own" else part for part in gid), (9, 200000, 1)]
+    steps = steps_of(request_of(linx.Workload(["x"], user=user.Maps(uid=users, gid=groups))))
+    expected = [("setgid", 0)] * has_roots_group + [("setuid", 0)] * is_root
+    assert [step for step in steps if step[0] in ("setuid", "setgid")] == expected
+
+
+@pytest.mark.parametrize("setgroups", ["allow", "deny"])
 @pytest.mark.parametrize(
-    ("first", "becomes"), [((0, 100000, 5), True), ((1, 100000, 5), False), ((0, os.geteuid(), 1), False)]
+    ("line", "uid", "another"),
+    [
+        ((0, 100000, 5), None, True),
+        ((1, 100000, 5), None, True),
+        ((1, 100000, 5), 3, True),
+        ((0, "own", 1), None, False),
+        ((7, "own", 2), 7, False),
+        ((7, "own", 2), 8, True),
+        ((7, "own", 2), 9, True),
+    ],
 )
-def test_nobody_in_the_new_user_namespace_becomes_its_root(first: tuple[int, int, int], becomes: bool) -> None:
-    maps = user.Maps(uid=first, gid=(0, 100000, 5))
-    steps = steps_of(request_of(linx.Workload(["x"], user=maps)))
-    expected: list[tuple[Any, ...]] = [("setgid", 0), ("setuid", 0)]
-    assert [step for step in steps if step[0] in ("setuid", "setgid")] == expected * becomes
+def test_somebody_else_in_a_user_namespace_does_not_get_the_callers_groups(
+    line: tuple[int, Any, int], uid: int | None, another: bool, setgroups: Any
+) -> None:
+    """Where they cannot be dropped, because that was denied, they stay."""
+    users: Any = tuple(os.geteuid() if part == "own" else part for part in line)
+    maps = user.Maps(uid=users, gid=(0, 100000, 5), setgroups=setgroups)
+    steps = steps_of(request_of(linx.Workload(["x"], user=maps, uid=uid)))
+    sent = [tuple(step[1]) for step in steps if step[0] == "setgroups"]
+    assert sent == [()] * (another and setgroups == "allow")
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ({"mounts": [mount.Tmpfs("/tmp")]}, True),
+        ({"mounts": [mount.Tmpfs("/tmp")], "cwd": "."}, True),
+        ({"mounts": [mount.Tmpfs("/tmp")], "cwd": "/"}, False),
+        ({"mounts": [mount.Tmpfs("/tmp")], "auto_proceed": True}, True),
+        ({"namespaces": ["mount"]}, True),
+        ({"namespaces": ["mount"], "auto_proceed": True}, False),
+        ({"namespaces": ["uts"]}, False),
+        ({"root": mount.Tmpfs("/")}, False),
+    ],
+)
+def test_a_directory_that_is_taken_over_is_entered_again(options: dict[str, Any], again: bool) -> None:
+    names = [step[0] for step in steps_of(request_of(linx.Workload(["x"], **options)))]
+    assert ("chdir_again" in names) is again
 
 
 @relaxed
