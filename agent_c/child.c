@@ -7,7 +7,6 @@
 #include "child.h"
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -25,6 +24,7 @@
 #include "privileges.h"
 #include "raw.h"
 #include "reaper.h"
+#include "sharing.h"
 
 _Noreturn void child_leave(void) {
     (void)RAW1(exit_group, 127);
@@ -277,13 +277,6 @@ static void hold_only_the_workloads(const struct request *q, int control) {
     child_close_others(kept, count);
 }
 
-static bool has_step(const struct request *q, bool (*is_it)(const struct step *step)) {
-    for (size_t i = 0; i < q->step_count; i++)
-        if (q->steps[i].kind != NULL && is_it(&q->steps[i]))
-            return true;
-    return false;
-}
-
 /* Whether pid 1 gives up what it could be made to use by those inside: confine.h. */
 static bool is_confined(const struct request *q) { return q->init && !(q->namespaces & CLONE_NEWUSER); }
 
@@ -292,60 +285,6 @@ struct start {
     int control;
     bool shares_memory; /* with whom has cloned it */
 };
-
-/* Who takes other ids can then be looked into by others of those ids. The default is that nobody can. */
-static bool is_open_with_other_ids(void) {
-    char text[16];
-    return read_small_file(AT_FDCWD, "/proc/sys/fs/suid_dumpable", text, sizeof text) < 0 || text[0] == '1';
-}
-
-/* A child that parks is there to be worked on from outside: its oom_score_adj, or a signal that dumps core, must not be its
- * parent's as well, as they are for processes that share their memory. And CLONE_NEWTIME, which lies in clone(2)'s byte for the
- * exit signal, takes effect only for a child with memory of its own. */
-static bool shares_memory(const struct request *q) {
-    bool is_copied = q->enters || (request_fd(q, FD_CGROUP) >= 0 && !q->init); /* clone(2) knows no cgroups */
-    return SHARES_MEMORY && q->auto_proceed && !is_copied && !(q->namespaces & CLONE_NEWTIME) &&
-           !has_step(q, step_needs_own_memory) && !(has_step(q, step_changes_ids) && is_open_with_other_ids());
-}
-
-static bool is_capable(void) {
-    struct {
-        uint32_t version;
-        int32_t pid;
-    } who = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct {
-        uint32_t effective, permitted, inheritable;
-    } sets[2] = {{0}};
-    return RAW2(capget, &who, sets) < 0 || (sets[0].permitted | sets[1].permitted) != 0;
-}
-
-/* Before Linux 5.14 nobody who hides can look into its own /proc/self/fdinfo, which the monitor must. */
-static bool may_hide(void) {
-    static enum { UNKNOWN, MAY, MAY_NOT } known;
-    if (known == UNKNOWN) {
-        int dumpable = prctl(PR_GET_DUMPABLE, 0, 0, 0, 0);
-        (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-        OWN_FD int own = open("/proc/self/fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        known = own >= 0 ? MAY : MAY_NOT;
-        (void)prctl(PR_SET_DUMPABLE, dumpable == 1, 0, 0, 0);
-    }
-    return known == MAY;
-}
-
-/* Whether whom the monitor clones, the workload itself or pid 1, has the monitor's memory.
- *
- * Whoever has made a user namespace may look into all who are in there, and so may anybody of the same user id, with or without
- * the capabilities that would be needed to look into the monitor. So only who has none can share with somebody in a fresh one.
- *
- * Pid 1 stays, so more is shared than what lies in memory: oom_score_adj and coredump_filter, files that the root in there may
- * write, unless they belong, as those of the hidden do, to a root who is nobody in there. And a workload that parks begins as a
- * copy of pid 1's memory, which must be nobody else's: the monitor may be allocating just then. */
-static bool shares_monitors_memory(const struct request *q, bool shares) {
-    bool user = q->namespaces & CLONE_NEWUSER;
-    if (!shares || (user && is_capable()))
-        return false;
-    return !q->init || (user && geteuid() != 0 && request_fd(q, FD_CGROUP) < 0 && may_hide());
-}
 
 /* What steps write may be more than the workload's RLIMIT_FSIZE: then they are to be told EFBIG. */
 static void set_sigxfsz(uintptr_t handler) {
@@ -414,7 +353,7 @@ static _Noreturn void be_init(const struct start *start) {
     static struct below_init below; /* outlives this call, for the child that shares it */
     const struct request *q = start->request;
     int control = start->control;
-    bool makes_net = has_step(q, step_is_of_init), confined = is_confined(q);
+    bool makes_net = request_has_step(q, step_is_of_init), confined = is_confined(q);
     below = (struct below_init){start, {-1, -1}};
     long proc = RAW4(openat, AT_FDCWD, "/proc", O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
     if (proc < 0)
@@ -449,7 +388,7 @@ pid_t child_start(const struct request *request, int control, int *pidfd) {
     static struct start start; /* outlives this call, for the child that shares it */
     start = (struct start){request, control, shares_memory(request)};
     uint64_t flags = request->namespaces | CLONE_PIDFD;
-    if (shares_monitors_memory(request, start.shares_memory))
+    if (start.shares_memory && shares_monitors_memory(request))
         return clone_sharing(flags, CHILDS_STACK, child_main, &start, pidfd);
     pid_t pid = clone_copying(flags, SIGCHLD, request_fd(request, FD_CGROUP), pidfd);
     if (pid == 0)

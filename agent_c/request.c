@@ -405,6 +405,13 @@ bool request_open_nulls(struct request *q, int *target) {
     return true;
 }
 
+bool request_has_step(const struct request *q, bool (*is_it)(const struct step *step)) {
+    for (size_t i = 0; i < q->step_count; i++)
+        if (q->steps[i].kind != NULL && is_it(&q->steps[i]))
+            return true;
+    return false;
+}
+
 int request_fd(const struct request *q, int target) {
     for (size_t i = 0; i < q->fd_count; i++)
         if (q->fds[i].target == target)

@@ -50,6 +50,8 @@ bool request_parse_steps(struct request *request, struct etf_slice payload);
 /* Opens all the null devices. False: errno, and for which of the workload's fds. */
 bool request_open_nulls(struct request *request, int *target);
 
+bool request_has_step(const struct request *request, bool (*is_it)(const struct step *step));
+
 /* The fd with one of the FD_* targets, or -1. */
 int request_fd(const struct request *request, int target);
 
