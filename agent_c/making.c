@@ -1,0 +1,58 @@
+/* What is neither a mount nor the host's: directories, files and symbolic links, as steps of the child. */
+#include "mounts.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "places.h"
+
+long mount_make_dir(const struct step *s, struct step_room *room) {
+    const char *name;
+    long parent = place_parent(room, s->text[0], &name);
+    if (parent < 0)
+        return parent;
+    long found = place_makes_first(room, parent) ? -ENOENT : place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+    if (found == -ENOENT) {
+        long made = *name == '\0' ? -EEXIST : RAW3(mkdirat, parent, name, s->number[0]);
+        if (made != -EEXIST) /* all of it: mkdir(2) leaves bits out */
+            return made < 0 ? made : RAW3(fchmodat, parent, name, s->number[0]);
+        found = place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
+        found = found == -ENOENT ? -EEXIST : found; /* a symlink that leads nowhere */
+    }
+    drop(found);
+    return found < 0 ? found : 0;
+}
+
+long mount_make_file(const struct step *s, struct step_room *room) {
+    const char *name;
+    long parent = place_parent(room, s->text[0], &name);
+    if (parent < 0)
+        return parent;
+    /* O_NONBLOCK: nobody waits for the reader of a FIFO. */
+    long fd = place_open(room, s->text[0], O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, (uint64_t)s->number[0]);
+    if (fd < 0)
+        return fd;
+    long result = RAW2(fchmod, fd, s->number[0]);
+    for (size_t written = 0; written < s->data_length && result >= 0;) {
+        result = RAW3(write, fd, s->data + written, s->data_length - written);
+        written += result > 0 ? (size_t)result : 0;
+    }
+    drop(fd);
+    return result < 0 ? result : 0;
+}
+
+long mount_make_symlink(const struct step *s, struct step_room *room) {
+    char there[4096];
+    const char *name;
+    long parent = place_parent(room, s->text[1], &name);
+    if (parent < 0)
+        return parent;
+    long result = RAW3(symlinkat, s->text[0], parent, name);
+    if (result == -EEXIST) { /* the same one is as good */
+        long length = RAW4(readlinkat, parent, name, there, sizeof there);
+        if (length == (long)strlen(s->text[0]) && memcmp(there, s->text[0], (size_t)length) == 0)
+            result = 0;
+    }
+    return result;
+}
