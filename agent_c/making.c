@@ -7,6 +7,22 @@
 
 #include "places.h"
 
+enum { SET_IDS = S_ISUID | S_ISGID };
+
+/* mkdir(2) leaves these bits out. By its name, whatever somebody has put there meanwhile would get them: so it is opened, and has
+ * to be what has just been made. */
+static long set_ids(long parent, const char *name, int64_t mode) {
+    struct stat made;
+    long fd = RAW4(openat, parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    long result = fd < 0 ? fd : RAW4(newfstatat, fd, "", &made, AT_EMPTY_PATH);
+    if (result >= 0 && (made.st_uid != (uid_t)RAW0(geteuid) || (made.st_mode & ~(mode_t)S_ISGID) != (S_IFDIR | 0700)))
+        result = -EEXIST;
+    if (result >= 0)
+        result = RAW2(fchmod, fd, mode);
+    drop(fd);
+    return result;
+}
+
 long mount_make_dir(const struct step *s, struct step_room *room) {
     const char *name;
     long parent = place_parent(room, s->text[0], &name);
@@ -14,9 +30,10 @@ long mount_make_dir(const struct step *s, struct step_room *room) {
         return parent;
     long found = place_makes_first(room, parent) ? -ENOENT : place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
     if (found == -ENOENT) {
-        long made = *name == '\0' ? -EEXIST : RAW3(mkdirat, parent, name, s->number[0]);
-        if (made != -EEXIST) /* all of it: mkdir(2) leaves bits out */
-            return made < 0 ? made : RAW3(fchmodat, parent, name, s->number[0]);
+        bool sets_ids = s->number[0] & SET_IDS;
+        long made = *name == '\0' ? -EEXIST : RAW3(mkdirat, parent, name, sets_ids ? 0700 : s->number[0]);
+        if (made != -EEXIST)
+            return made < 0 || !sets_ids ? made : set_ids(parent, name, s->number[0]);
         found = place_open(room, s->text[0], O_PATH | O_DIRECTORY, 0);
         found = found == -ENOENT ? -EEXIST : found; /* a symlink that leads nowhere */
     }

@@ -109,7 +109,9 @@ class Symlink(Entry):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dir(Entry):
-    """A directory, with those that lead there. One that is there is left as it is."""
+    """A directory, with those that lead there. One that is there is left as it is. A set-group-ID bit or a default ACL of
+    what it is made in is passed on to it, as ``mkdir(2)`` and ``acl(5)`` say.
+    """
 
     kind: ClassVar[str] = "dir"
     dst: AnyPath

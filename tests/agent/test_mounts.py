@@ -296,6 +296,14 @@ async def test_made_whatever_the_umask_is() -> None:
         assert modes == {"a": 0o755, "a/b": 0o755, "a/b/file": 0o644, "c": 0o755, "c/d": 0o750, "e": 0o755}
 
 
+@pytest.mark.parametrize("mode", [0, 0o755, 0o1777, 0o2775, 0o4711, 0o7777], ids=oct)
+async def test_a_directory_of_any_mode(tmp_path: Path, mode: int) -> None:
+    """On a tmpfs, and elsewhere."""
+    async with parked(mounts=[Dir(tmp_path / "here", mode), Tmpfs("/tmp"), Dir("/tmp/there", mode)], umask=0o777) as s:
+        assert (root_of(s) / "tmp/there").stat().st_mode & 0o7777 == mode
+    assert (tmp_path / "here").stat().st_mode & 0o7777 == mode
+
+
 async def test_an_overlay_of_more_than_a_string(tmp_path: Path) -> None:
     """fsconfig(2) takes 255 bytes, of which four paths of tests are more."""
     layers = []
