@@ -41,13 +41,50 @@ long mount_make_dir(const struct step *s, struct step_room *room) {
     return found < 0 ? found : 0;
 }
 
+/* How many names it has, if it is a file. */
+static long links_of_file(long fd) {
+    struct stat what;
+    long result = RAW4(newfstatat, fd, "", &what, AT_EMPTY_PATH);
+    if (result < 0 || S_ISREG(what.st_mode))
+        return result < 0 ? result : (long)what.st_nlink;
+    return S_ISLNK(what.st_mode) ? -ELOOP : S_ISDIR(what.st_mode) ? -EISDIR : -EEXIST;
+}
+
+static long create_file(const struct step *s, const struct step_room *room) {
+    return place_open(room, s->text[0], O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, (uint64_t)s->number[0]);
+}
+
+/* Whoever has filled the root may have put a device there, or a second name of a file that is not in the root: the one is not
+ * written to, of the other the name is taken. It is looked at before, since opening is felt by devices and FIFOs; and after,
+ * since it may be something else by then. O_CREAT has the kernel refuse what others have left in /tmp (fs.protected_regular);
+ * with O_NONBLOCK nobody waits for the reader of a FIFO. */
+static long open_to_overwrite(const struct step *s, const struct step_room *room, long parent, const char *name) {
+    long fd = place_open(room, s->text[0], O_PATH | O_NOFOLLOW, 0);
+    long links = fd < 0 ? fd : links_of_file(fd);
+    drop(fd);
+    if (links > 1) {
+        long result = RAW3(unlinkat, parent, name, 0);
+        return result < 0 ? result : create_file(s, room);
+    }
+    if (links < 0)
+        return links;
+    fd = place_open(room, s->text[0], O_WRONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK, (uint64_t)s->number[0]);
+    links = fd < 0 ? fd : links_of_file(fd);
+    long result = links < 0 ? links : links != 1 ? -EEXIST : RAW2(ftruncate, fd, 0);
+    if (result >= 0)
+        return fd;
+    drop(fd);
+    return result;
+}
+
 long mount_make_file(const struct step *s, struct step_room *room) {
     const char *name;
     long parent = place_parent(room, s->text[0], &name);
     if (parent < 0)
         return parent;
-    /* O_NONBLOCK: nobody waits for the reader of a FIFO. */
-    long fd = place_open(room, s->text[0], O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_NONBLOCK, (uint64_t)s->number[0]);
+    long fd = create_file(s, room);
+    if (fd == -EEXIST)
+        fd = open_to_overwrite(s, room, parent, name);
     if (fd < 0)
         return fd;
     long result = RAW2(fchmod, fd, s->number[0]);

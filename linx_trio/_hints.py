@@ -100,6 +100,10 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
         "mounting needs CAP_SYS_ADMIN in the mount namespace's user namespace; there the host's flags are locked, proc "
         "needs a fresh pid namespace, and sysfs a fresh net namespace"
     ),
+    ("mount", errno.EEXIST): (
+        "something else is there: a link that leads elsewhere or nowhere, or, where a File is to be, a device, a FIFO "
+        "or a socket, which is not written to"
+    ),
     ("mount", errno.ENOENT): "the source does not exist, or the target cannot be made",
     ("unshare", errno.EPERM): "a fresh namespace needs CAP_SYS_ADMIN in the user namespace that was entered",
     ("setns_net", errno.EINVAL): "the file there is no network namespace",

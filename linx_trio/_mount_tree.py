@@ -109,8 +109,8 @@ class Symlink(Entry):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Dir(Entry):
-    """A directory, with those that lead there. One that is there is left as it is. A set-group-ID bit or a default ACL of
-    what it is made in is passed on to it, as ``mkdir(2)`` and ``acl(5)`` say.
+    """A directory, with those that lead there. One that is there is left as it is. A set-group-ID bit or a default ACL
+    of what it is made in is passed on to it, as ``mkdir(2)`` and ``acl(5)`` say.
     """
 
     kind: ClassVar[str] = "dir"
@@ -126,7 +126,9 @@ class Dir(Entry):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class File(Entry):
-    """A file with that content: text as UTF-8, or bytes. One that is there is overwritten."""
+    """A file with that content: text as UTF-8, or bytes. One that is there is overwritten; if it has more names (hard
+    links), they keep what it was. What is there and is no file, a device, say, is refused.
+    """
 
     kind: ClassVar[str] = "file"
     dst: AnyPath

@@ -16,6 +16,7 @@ import trio
 import linx_trio as linx
 from linx_trio import mount
 from linx_trio.mount import Bind, Dir, Entry, File, Mount, Overlay, Proc, Symlink, Tmpfs
+from tests.agent.probes import needs_root
 from tests.agent.roots import EMPTY, SLEEP, is_there, own, parked, points, programs, root_of, seen, told
 
 LINKS = {
@@ -130,15 +131,53 @@ async def test_verbs_do_not_leave_the_root_either(tree: Path) -> None:
             await mount.bind(s, tree.parent / "outside", "/made")
 
 
-@pytest.mark.parametrize("kind", ["fifo", "socket"])
+SPECIAL = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "device": stat.S_IFCHR}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", pytest.param("device", marks=needs_root)])
 async def test_a_file_over_what_is_no_file(tmp_path: Path, kind: str) -> None:
     """It is refused, and nobody waits for a reader."""
     tree = tmp_path / "tree"
     tree.mkdir()
-    os.mknod(tree / "file", 0o600 | (stat.S_IFIFO if kind == "fifo" else stat.S_IFSOCK))
+    os.mknod(tree / "file", 0o600 | SPECIAL[kind], os.makedev(1, 3))
     with trio.fail_after(20), pytest.raises(linx.SetupError) as caught:
-        await linx.run(["/x"], **own(root=tree, mounts=[File("/file", "x")]))
-    assert caught.value.errno == errno.ENXIO
+        await linx.run(["/x"], **own(root=tree, mounts=[File("/file", "x", 0o666)]))
+    assert (caught.value.errno, caught.value.stage) == (errno.EEXIST, "mount")
+    assert kind in str(caught.value.hint).lower()
+    assert stat.S_IMODE((tree / "file").stat().st_mode) == 0o600
+
+
+async def test_a_file_over_a_fifo_that_is_being_read(tree: Path) -> None:
+    os.mkfifo(tree / "fifo", 0o600)
+    reader = os.open(tree / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with pytest.raises(linx.SetupError) as caught:
+            await linx.run(["/x"], **own(root=tree, mounts=[File("/fifo", "x", 0o666)]))
+        assert caught.value.errno == errno.EEXIST
+        assert os.read(reader, 1) == b""
+    finally:
+        os.close(reader)
+    assert stat.S_IMODE((tree / "fifo").stat().st_mode) == 0o600
+
+
+async def test_a_file_over_one_that_has_another_name(tree: Path) -> None:
+    """Which may be outside of the root: that one stays as it is."""
+    outside = tree.parent / "outside/file"
+    os.link(outside, tree / "file")
+    before = outside.stat().st_mode
+    async with parked(root=tree, mounts=[File("/file", "new", 0o666)]):
+        assert (tree / "file").read_text() == "new"
+        assert stat.S_IMODE((tree / "file").stat().st_mode) == 0o666
+    assert (outside.stat().st_mode, outside.stat().st_nlink) == (before, 1)
+
+
+async def test_a_file_over_a_file(tree: Path) -> None:
+    """It is that file still, for those who have it open."""
+    (tree / "file").write_text("longer than the new one")
+    with (tree / "file").open() as file:
+        async with parked(root=tree, mounts=[File("/file", "new", 0o604)]):
+            assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o604
+        assert file.read() == "new"
 
 
 async def test_lookups_hold_while_the_host_mounts(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Somebody else changes a directory while something is made in it: nothing but what has been made there gets its mode, or
-its content. The child is held at each of its system calls (``ptrace(2)``), so it happens right in between.
+"""Somebody else changes a directory while something is made in it: nothing but what has been made there gets its mode,
+or its content. The child is held at each of its system calls (``ptrace(2)``), so it happens right in between.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import trio
 
 import linx_trio as linx
 from linx_trio import mount
-from linx_trio.mount import Dir, Entry
+from linx_trio.mount import Dir, Entry, File
 from tests.agent.roots import parked
 from tests.support import DEADLINE
 
@@ -107,3 +107,26 @@ async def test_no_mode_is_given_to_another_directory(tmp_path: Path, mode: int) 
         error = await _apply(s, Dir(place, mode), swap)
     assert _mode(place) == 0o750
     assert error == (errno.EEXIST if mode & 0o6000 else 0)
+
+
+async def test_nothing_is_written_to_what_has_another_name(tmp_path: Path) -> None:
+    """Not even where it has been looked at before, and was another one then."""
+    secret, place = tmp_path / "secret", tmp_path / "place"
+    for path in (secret, place):
+        path.write_text("as it was")
+        path.chmod(0o600)
+
+    def is_looked_at(pid: int) -> bool:
+        return any(os.readlink(each) == str(place) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+    def swap() -> bool:
+        if not is_looked_at(s.host_pid):
+            return False
+        place.unlink()
+        place.hardlink_to(secret)
+        return True
+
+    async with parked() as s:
+        assert await _apply(s, File(place, "new", 0o666), swap) == errno.EEXIST
+    assert secret.read_text() == "as it was"
+    assert _mode(secret) == 0o600
