@@ -178,7 +178,7 @@ def sandbox(
     Args:
         argv: the program and its arguments, looked up inside.
         readonly: what of the host is seen; by default ``/usr`` and what of ``/etc`` programs need to start.
-        writable: what of the host can be written to.
+        writable: what of the host can be written to. Of what is below each other in both lists, the inner path counts.
         network: whether it is in the host's network namespace.
         wait_ready: as with `spawn`.
         options: of `Workload`, see `sandboxed`.

@@ -15,7 +15,7 @@ from typing import Any
 from linx_trio import _capabilities, seccomp
 from linx_trio._idmaps import IdMap, Maps
 from linx_trio._mount_entries import Bind, Dev, Proc, Tmpfs
-from linx_trio._mount_steps import Entry, absolute
+from linx_trio._mount_steps import Entry, absolute, destination
 from linx_trio._mount_tree import File, Mask, Remount, Symlink
 from linx_trio._options import Argument
 from linx_trio._workload import Key, Workload, options_of, remembered
@@ -62,6 +62,8 @@ def sandboxed(
         raise TypeError(f"network must be True or False, not {network!r}")
     shown = READONLY if readonly is READONLY else _paths(readonly, "readonly")
     kept = _paths(writable, "writable") if writable != () else ()
+    if readonly is not READONLY:  # of the usual ones any may be writable instead
+        _check_apart(shown, kept)
     if network and shown == READONLY:
         shown += _NETWORK
     filtered = "seccomp" not in options
@@ -175,6 +177,13 @@ def _paths(value: Iterable[Argument], name: str) -> tuple[str, ...]:
     return tuple(absolute(path, f"{name}[{i}]") for i, path in enumerate(value))
 
 
+def _check_apart(readonly: Iterable[str], writable: Iterable[str]) -> None:
+    shown = {destination(path, "readonly") for path in readonly}
+    for path in writable:
+        if destination(path, "writable") in shown:
+            raise ValueError(f"writable has {path!r}, and so has readonly: a path is one of them")
+
+
 _USUAL = frozenset({*READONLY, *_NETWORK})
 """What is left out if it is not there."""
 
@@ -187,12 +196,18 @@ def _mounts(
     entries: list[Entry] = [Proc(readonly=is_root), *map(Mask, masked), Dev()]
     entries += [Tmpfs("/tmp", mode=0o1777), Tmpfs("/run"), Tmpfs("/var/tmp", mode=0o1777), *_accounts(uid, gid)]
     entries.append(File("/etc/hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"))
-    for path in readonly:
-        entries.append(Bind(path, readonly=True, nosuid=True, nodev=True))
-        if path == "/usr":
+    for entry in _outer_first(readonly, writable):
+        entries.append(entry)
+        if entry.readonly and entry.dst == "/usr":
             entries += [_as_on_the_host(*place) for place in merged]
-    entries += [Bind(path, nosuid=True, nodev=True) for path in writable]
     return entries
+
+
+def _outer_first(readonly: Sequence[str], writable: Sequence[str]) -> list[Bind]:
+    """What is bound later covers what is below it: the inner one of two paths says how it is there."""
+    binds = [Bind(path, readonly=True, nosuid=True, nodev=True) for path in readonly]
+    binds += [Bind(path, nosuid=True, nodev=True) for path in writable]
+    return sorted(binds, key=lambda bind: str(bind.dst).count("/"))
 
 
 def _as_on_the_host(path: str, link: str | None) -> Entry:

@@ -197,6 +197,21 @@ def test_a_writable_directory_in_a_readable_one(directory: Path) -> None:
     assert shell(script, readonly=["/usr", directory], writable=[directory / "w"]) == "a\n"
 
 
+@pytest.mark.parametrize("as_given", ["{}", "/{}/", "{}/."])
+def test_a_readable_directory_in_a_writable_one(directory: Path, as_given: str) -> None:
+    """And again a writable one in that. The inner one says how it is, however they are written, in whatever order."""
+    (directory / "r/w").mkdir(parents=True)
+    inner = as_given.format(directory / "r")
+    script = f"cd {directory}; touch a r/w/b && touch r/c 2>/dev/null; ls -R | grep -x '[abc]'"
+    for writable in ([directory, directory / "r/w"], [directory / "r/w", directory]):
+        assert shell(script, readonly=["/usr", inner], writable=writable) == "a\nb\n"
+
+
+def test_one_of_the_usual_directories_can_be_writable() -> None:
+    """Nobody has asked for it to be read-only."""
+    assert inside("result = [os.statvfs(x).f_flag & 1 for x in ('/usr', '/etc')]", writable=["/usr"]) == [0, 1]
+
+
 def test_the_network_of_the_host() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         body = f"result = attempt(socket.create_connection, {listener.getsockname()!r}) is None or 'connected'"
@@ -396,6 +411,7 @@ WRONG: dict[str, tuple[type[Exception], dict[str, Any], str]] = {
     "relative": (ValueError, {"writable": ["a"]}, r"writable\[0\] must be an absolute path, not 'a'"),
     "no path": (TypeError, {"writable": [5]}, r"writable\[0\] must be str, bytes or a path, not 5"),
     "the root": (ValueError, {"readonly": ["/"]}, r"'/'"),
+    "both": (ValueError, {"readonly": ["/usr", "/srv/x"], "writable": ["/srv", "//srv/./x/"]}, r"'//srv/./x/'"),
     "not a truth": (TypeError, {"network": 1}, r"network must be True or False, not 1"),
     "unknown": (TypeError, {"colour": "red"}, r"colour"),
     "no entry": (TypeError, {"mounts": ["/usr"]}, r"'/usr'"),
