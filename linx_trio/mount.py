@@ -10,6 +10,8 @@ and as functions, for a session that is parked, or with ``inside=`` for any proc
     async with linx.spawn(["/bin/sh"], namespaces={"mount"}) as s:
         await linx.mount.bind(s, "/usr", "/mnt", readonly=True)
 
+A session without a mount namespace of its own is refused: its mounts are the host's, or those of whom it has entered.
+
 Both run the same steps, in the child itself: so it has the rights for them in its own user namespace, and the file
 system is the one that it sees. What is already there is found with ``openat2(2)`` and RESOLVE_IN_ROOT: no symlink leads
 out of the root. A fresh mount namespace is private: nothing gets out, and nothing from the host gets in.
@@ -119,7 +121,7 @@ async def apply(s: Session | None, entries: Iterable[Entry], *, inside: TargetLi
     """Does what ``mounts=`` does with these entries, in one go.
 
     Args:
-        s: a parked session. With `inside` there is none: it is left out, or `None`.
+        s: a parked session with a mount namespace of its own. With `inside` there is none: it is left out, or `None`.
         entries: in their order.
         inside: whose file system instead: a pid, a pidfd object, a running `Session`, or a path like ``/proc/<pid>``.
 
@@ -225,11 +227,13 @@ async def umount(
 @_verb
 async def pivot_root(s: Session | None, new_root: AnyPath, *, inside: TargetLike | None = None) -> None:
     """Makes a directory the root of the mount namespace; the old one is gone (``pivot_root(2)``). What else is in there
-    and had the old one as its root directory has the new one too.
+    and had the old one as its root directory has the new one too; so the caller's own mount namespace is refused.
 
     Session, errors and cancellation as with `apply`; stage ``mount`` or ``pivot_root``.
     """
     path = ms.destination(new_root, "new_root")
+    if s is None and inside is not None and _is_in_our_namespace(inside):
+        raise ValueError(f"inside={inside!r} is in the caller's own mount namespace, and would take its root away")
     await _take(s, inside, [(("mount_root", os.fsencode(path)), path), (("pivot_root",), path)])
 
 
@@ -271,9 +275,29 @@ async def _take(s: Session | None, inside: TargetLike | None, steps: Steps) -> N
     if inside is None:
         if not isinstance(s, Session):
             raise TypeError(f"s must be a linx.Session, or None with inside=, not {s!r}")
+        _check_has_own(s)
         await s.take_steps(steps)
         return
     if s is not None:
         raise TypeError(f"a session, or inside={inside!r}: not both")
     async with enter(inside, ["/"], namespaces={"user", "mount"}, join_cgroup=False) as child:
         await child.take_steps(steps)
+
+
+def _check_has_own(s: Session) -> None:
+    """Whoever wants to change the mounts of others says so."""
+    if "mount" not in s.workload.namespace_names:
+        raise ValueError(
+            f'{s!r} has no mount namespace of its own: start it with namespaces={{"mount"}}, or with enter and '
+            'unshare={"mount"} (otherwise the host, or whatever it has entered, would be changed, and stay so); what '
+            "changes the mounts of a namespace that is there already is inside=<pid>"
+        )
+
+
+def _is_in_our_namespace(target: TargetLike) -> bool:
+    with pinned(target, "pivot_root", parked=False) as directory:
+        try:
+            theirs = os.stat("ns/mnt", dir_fd=directory)
+        except OSError:  # who may not see it cannot enter it either, and is told so there
+            return False
+    return os.path.samestat(theirs, os.stat("/proc/thread-self/ns/mnt"))

@@ -266,12 +266,33 @@ async def test_not_once_proceed_has_been_called() -> None:
             await mount.apply(s, [Dir("/x")])
 
 
-async def test_without_a_mount_namespace_of_its_own() -> None:
-    """An ordinary user's workload may not; root's would change the host, which is root's business (and not tried)."""
+@pytest.mark.parametrize("name", VERBS)
+async def test_without_a_mount_namespace_of_its_own(name: str) -> None:
+    """Whether or not the kernel would let it; and it is parked still."""
     async with linx.spawn(SLEEP, namespaces={"user"}) as s:
-        linx.user.setup_maps(s, uid=(0, os.geteuid(), 1), gid=(0, os.getegid(), 1))
-        with pytest.raises(PermissionError):
-            await mount.mount(s, "tmpfs", "/mnt")
+        with pytest.raises(ValueError, match=r'no mount namespace of its own.*namespaces=\{"mount"\}.*inside='):
+            await VERBS[name](s)
+        assert s.state == "ready"
+
+
+async def test_the_mounts_of_what_was_entered() -> None:
+    """They are changed with ``inside=`` only, and one's own with ``unshare=``."""
+    async with parked(root=EMPTY, mounts=programs()) as target:
+        await target.proceed()
+        before = mount.mounts(target)
+        async with linx.enter(target, SLEEP, namespaces={"user", "mount"}) as s:
+            with pytest.raises(ValueError, match="no mount namespace of its own"):
+                await mount.mount(s, "tmpfs", "/x")
+        async with linx.enter(target, SLEEP, unshare={"mount"}) as s:
+            await mount.mount(s, "tmpfs", "/x")
+            assert points(s)[-1] == "/x"
+        assert mount.mounts(target) == before
+
+
+@pytest.mark.parametrize("target", [os.getpid, lambda: "/proc/self"], ids=["pid", "path"])
+async def test_the_callers_own_root_stays(target: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"inside=.* is in the caller's own mount namespace"):
+        await mount.pivot_root(REFUSED, inside=target())
 
 
 @pytest.mark.parametrize(

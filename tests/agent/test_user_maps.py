@@ -236,7 +236,7 @@ async def reached(gate: Gate) -> None:
 
 
 async def test_not_ready_before(gate: Gate) -> None:
-    async with linx.spawn(SLEEP, user=wide(), wait_ready=False) as s:
+    async with linx.spawn(SLEEP, user=wide(), namespaces={"mount"}, wait_ready=False) as s:
         await reached(gate)
         assert s.state == "starting"
         assert s.host_pid > 0

@@ -19,6 +19,7 @@ from linx_trio._mount_steps import FLAGS
 from linx_trio._mount_tree import Mask, Protect
 from linx_trio._proto import messages as m
 from linx_trio._session import Session
+from linx_trio._workload import Workload
 from linx_trio.mount import (
     Bind,
     Cgroup2,
@@ -354,8 +355,9 @@ def test_propagation_is_chosen_before_the_root() -> None:
 class Parked(Session):
     """What a session would have been told."""
 
-    def __init__(self) -> None:
+    def __init__(self, *namespaces: str) -> None:
         self.told: list[Any] = []
+        self._workload = Workload(["true"], namespaces=namespaces)
 
     def __repr__(self) -> str:
         return "Parked()"
@@ -388,10 +390,19 @@ VERBS: list[tuple[Callable[[Any], Any], list[tuple[Any, ...]]]] = [
 
 @pytest.mark.parametrize(("verb", "steps"), VERBS)
 async def test_verbs(verb: Callable[[Any], Any], steps: list[tuple[Any, ...]]) -> None:
-    session = Parked()
+    session = Parked("mount")
     await verb(session)
     assert [step for step, _ in session.told] == steps
     assert all(type(thing) is str and thing for _, thing in session.told)
+
+
+@pytest.mark.parametrize(("verb", "steps"), VERBS)
+async def test_verbs_need_a_mount_namespace_of_its_own(verb: Callable[[Any], Any], steps: object) -> None:
+    """Else the mounts would be the host's, and stay."""
+    session = Parked("user")
+    with pytest.raises(ValueError, match=r'Parked\(\) has no mount namespace .* namespaces=\{"mount"\}.*inside='):
+        await verb(session)
+    assert session.told == []
 
 
 untyped: Any = mount
@@ -420,7 +431,7 @@ WRONG_CALLS: list[tuple[Callable[[Any], Any], type[Exception], list[str]]] = [
 
 @pytest.mark.parametrize(("call", "error", "mentions"), WRONG_CALLS, ids=[str(case[2]) for case in WRONG_CALLS])
 async def test_wrong_calls(call: Callable[[Any], Any], error: type[Exception], mentions: list[str]) -> None:
-    session = Parked()
+    session = Parked("mount")
     with pytest.raises((TypeError, ValueError)) as caught:
         await call(session)
     assert type(caught.value) is error, caught.value
