@@ -40,7 +40,8 @@ class Bind(Entry):
         readonly: nothing can be written there; with `recursive` also not to what is mounted below it.
         recursive: with all that is mounted below `src`.
         nosuid, nodev, noexec: see ``mount(8)``. What the host's mount has of them stays.
-        flags: more of them, by their names in ``mount(8)``: ``("noatime",)``.
+        flags: more of them, by their names in ``mount(8)``: ``("noatime",)``. None may contradict
+            another one, or a field: ``"rw"`` with `readonly` is refused.
     """
 
     kind: ClassVar[str] = "bind"
@@ -58,10 +59,10 @@ class Bind(Entry):
         src = ms.absolute(self.src, "Bind: src")
         self._set(src=src, dst=src if self.dst is None else self.dst, flags=ms.flags(self.flags, "Bind: flags"))
         self._check()
+        ms.words(self)
 
     def steps(self) -> Steps:
-        to_set, to_clear = ms.bits(tuple(self.flags))
-        now, later = ms.split(to_set | ms.attributes(self), to_clear)
+        now, later = ms.split(*ms.bits(ms.words(self)))
         steps = [step(self, "mount_bind", str(self.src), str(self.dst), now, int(self.recursive))]
         if later is not None:
             steps.append(step(self, "mount_remount", str(self.dst), *later, int(self.recursive)))
@@ -105,12 +106,12 @@ class Mount(Entry):
         options = ms.text(self.options, "Mount: options") if self.options else ""
         self._set(fstype=fstype, source=source, options=options, flags=ms.flags(self.flags, "Mount: flags"))
         self._check()
+        ms.words(self, _COMMA.split(options))
 
     def steps(self) -> Steps:
         words = _COMMA.split(self.options)
-        to_set, to_clear = ms.bits([word for word in words if word in ms.FLAGS] + list(self.flags))
         own = ",".join(word for word in words if word not in ms.FLAGS)
-        now, later = ms.split(to_set | ms.attributes(self), to_clear)
+        now, later = ms.split(*ms.bits(ms.words(self, words)))
         source = self.fstype if self.source is None else str(self.source)
         steps = [step(self, "mount_new", self.fstype, source, str(self.dst), own, now)]
         if later is not None:

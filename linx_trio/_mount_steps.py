@@ -9,7 +9,7 @@ import base64
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 Step = tuple[Any, ...]
@@ -185,13 +185,36 @@ def propagation(value: Any, name: str) -> int:
 # ---- flags as bits ---------------------------------------------------------------------------------------------------
 
 
-def bits(words: Sequence[str]) -> tuple[int, int]:
-    """What the flags set and what they clear; the last one of a contradiction wins."""
+_FIELDS = {
+    "readonly": ("ro", "rw"), "nosuid": ("nosuid", "suid"), "nodev": ("nodev", "dev"), "noexec": ("noexec", "exec"),
+}  # fmt: skip
+
+
+def words(entry: Entry, options: Iterable[str] = ()) -> list[str]:
+    """The flags that an entry names: by its fields, where they are not as by default, by `options` and by its `flags`.
+
+    Raises `ValueError` for two that contradict each other: one of them would be dropped, perhaps a protection.
+    """
+    values = entry._values()
+    said = [(_FIELDS[name][not value], f"{name}={value}") for name, value in values.items() if name in _FIELDS]
+    said += [(word, f"{word!r} in options") for word in options if word in FLAGS]
+    said += [(word, f"{word!r} in flags") for word in values.get("flags", ())]
+    first: dict[int, tuple[str, str]] = {}
+    for word, where in said:
+        sets, clears = FLAGS[word]
+        other, there = first.setdefault(sets | clears, (word, where))
+        if other != word:
+            raise ValueError(f"{type(entry).__name__}: {there} and {where} contradict each other")
+    return [word for word, _ in said]
+
+
+def bits(words: Iterable[str]) -> tuple[int, int]:
+    """What the flags set and what they clear; no two of them contradict each other."""
     to_set = to_clear = 0
     for word in words:
         sets, clears = FLAGS[word]
-        to_set = to_set & ~clears | sets
-        to_clear = to_clear & ~sets | clears
+        to_set |= sets
+        to_clear |= clears
     return to_set, to_clear
 
 

@@ -163,7 +163,7 @@ class Remount(Entry):
     Args:
         dst: a mount point, ``"/"`` for the root's.
         readonly, nosuid, nodev, noexec: `None`: as it is.
-        flags: more of them, by their names in ``mount(8)``.
+        flags: more of them, by their names in ``mount(8)``; none may contradict another one, or a field.
         recursive: also all that is mounted below.
     """
 
@@ -180,24 +180,11 @@ class Remount(Entry):
     def __post_init__(self) -> None:
         self._set(flags=ms.flags(self.flags, "Remount: flags"))
         self._check(root=True)
-        if not self._words():
+        if not ms.words(self):
             raise ValueError(f"{self!r} changes nothing: it takes readonly=, nosuid=, nodev=, noexec= or flags=")
 
-    def _words(self) -> list[str]:
-        words = []
-        for name, yes, no in (
-            ("readonly", "ro", "rw"),
-            ("nosuid", "nosuid", "suid"),
-            ("nodev", "nodev", "dev"),
-            ("noexec", "noexec", "exec"),
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                words.append(yes if value else no)
-        return words + list(self.flags)
-
     def steps(self) -> Steps:
-        return [step(self, "mount_remount", str(self.dst), *ms.bits(self._words()), int(self.recursive))]
+        return [step(self, "mount_remount", str(self.dst), *ms.bits(ms.words(self)), int(self.recursive))]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
