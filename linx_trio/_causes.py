@@ -201,22 +201,24 @@ def _program(refusal: Refusal) -> Hint | None:
         return None  # the workload's files are not the caller's
     uid = os.geteuid() if workload.uid is None else workload.uid
     gids = own_groups() if workload.uid is None else {workload.gid, *(workload.groups or ())}
-    for path in _candidates(workload):
+    for path in candidates(workload):
         hint = not_executable(path, uid, gids)
         if hint is not None:
             return hint
     return None
 
 
-def _candidates(workload: Workload) -> Iterator[str]:
-    program = workload.arguments[0]
+def candidates(workload: Workload) -> Iterator[str]:
+    """The files that its program may be, where the workload's files are the caller's."""
+    program, cwd = workload.arguments[0], str(workload.cwd or "")
     if "/" in program:
-        yield program if workload.cwd is None else os.path.join(str(workload.cwd), program)
+        yield os.path.join(cwd, program)
         return
     environment: Mapping[Any, Any] = os.environ if workload.env is None else workload.env
     for directory in str(environment.get("PATH", os.defpath)).split(os.pathsep):
-        if os.path.lexists(os.path.join(directory, program)):
-            yield os.path.join(directory, program)
+        path = os.path.join(cwd, directory, program)
+        if os.path.lexists(path):
+            yield path
 
 
 # ---- rights ----------------------------------------------------------------------------------------------------------

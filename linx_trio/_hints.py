@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from linx_trio._causes import Refusal, recognise
+from linx_trio._causes import Refusal, candidates, recognise
 from linx_trio._machine import Machine
 from linx_trio._proto.messages import NAMESPACES
 from linx_trio._workload import Workload
@@ -27,40 +27,49 @@ def hint_for(
     """One or two sentences, or `None` where nothing better than errno's text is known. A `Hint` where the cause has
     been recognised. Arguments as in `Refusal`.
     """
-    cause = recognise(Refusal(stage, error, workload, step, entering, machine or Machine()))
+    refusal = Refusal(stage, error, workload, step, entering, machine or Machine())
+    cause = recognise(refusal)
     if cause is not None:
         return cause
     found = _HINTS.get((stage, error))
-    if isinstance(found, str):
-        return found
-    return found(workload) if found is not None and workload is not None else None
+    return found if found is None or isinstance(found, str) else found(refusal)
 
 
-def _clone_permission(workload: Workload) -> str:
-    what = "user namespaces are" if "user" in workload.namespace_names else "it is"
+def _clone_permission(refusal: Refusal) -> str:
+    what = "user namespaces are" if "user" in refusal.kinds else "it is"
     return f"{what} refused to this process, and nothing here shows why: perhaps a security module does, see dmesg"
 
 
-def _program(workload: Workload) -> str | None:
-    program = workload.arguments[0]
-    if "/" in program:
-        if os.path.exists(program) and workload.cwd is None:
-            return "the file exists: then it is the interpreter in its first line, or the dynamic loader, that does not"
+_NOT_IN_PATH = "it is in no directory of the workload's PATH"
+
+
+def _program(refusal: Refusal) -> str | None:
+    workload = refusal.workload
+    if workload is None:
         return None
-    return "it is in no directory of the workload's PATH"
+    is_path = "/" in workload.arguments[0]
+    if refusal.entering or "mount" in refusal.kinds:  # its files need not be the caller's, so nothing is looked up
+        missing = "there is no such file" if is_path else _NOT_IN_PATH
+        return (
+            f"in the workload's own root {missing}; or the file is there, and what is missing in that root is the "
+            "interpreter in its first line ('#!'), or its dynamic loader"
+        )
+    for path in candidates(workload):
+        if os.path.exists(path):
+            return f"{path} exists: then it is the interpreter in its first line, or the dynamic loader, that does not"
+    return None if is_path else _NOT_IN_PATH
 
 
-def _not_executable(workload: Workload) -> str:
-    return "the file has no execute permission for these ids, is a directory, or lies on a file system mounted noexec"
-
-
+_NOT_EXECUTABLE = (
+    "the file has no execute permission for these ids, is a directory, or lies on a file system mounted noexec"
+)
 _TRACE = "opening another process' namespaces needs the rights of ptrace(2) over it: the same user, or CAP_SYS_PTRACE"
 _JOIN = "joining it needs CAP_SYS_ADMIN in the user namespace it belongs to: join 'user' too, be root, or leave it out"
 _SAME_CGROUP = "leave the target's cgroup alone with join_cgroup=False"
 _PROCESS_LIMIT = "a limit on the number of processes is reached: RLIMIT_NPROC, or pids.max of the cgroup"
 _NICE = "a lower nice value needs CAP_SYS_NICE, or a higher RLIMIT_NICE"
 
-_HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
+_HINTS: Mapping[tuple[str, int], str | Callable[[Refusal], str | None]] = {
     **{(f"open_ns_{name}", number): _TRACE for name in NAMESPACES for number in (errno.EACCES, errno.EPERM)},
     **{(f"open_ns_{name}", errno.ENOENT): "there is no such process (any more)" for name in NAMESPACES},
     **{(f"setns_{name}", errno.EPERM): _JOIN for name in NAMESPACES},
@@ -78,8 +87,8 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Workload], str | None]] = {
     ("fork", errno.EMFILE): "too many open files: raise RLIMIT_NOFILE (ulimit -n)",
     ("fork", errno.ENFILE): "too many open files on this machine: see fs.file-max",
     ("execve", errno.ENOENT): _program,
-    ("execve", errno.EACCES): _not_executable,
-    ("execve", errno.EPERM): _not_executable,
+    ("execve", errno.EACCES): _NOT_EXECUTABLE,
+    ("execve", errno.EPERM): _NOT_EXECUTABLE,
     ("execve", errno.ENOEXEC): "no program of this machine; a script needs a first line like '#!/bin/sh'",
     ("execve", errno.E2BIG): "argv and env are too long for the kernel (ARG_MAX; 128 KiB for any one string)",
     ("execve", errno.EAGAIN): "RLIMIT_NPROC of the new uid is exceeded",

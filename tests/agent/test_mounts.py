@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -405,6 +406,31 @@ async def test_proc_needs_a_fresh_pid_namespace() -> None:
         await linx.run(["true"], **{**own(root=EMPTY, mounts=[Proc()]), "namespaces": {"user", "mount"}})
     assert isinstance(caught.value, linx.SetupError)
     assert "pid namespace" in str(caught.value.hint)
+
+
+TRUE = Path(shutil.which("true") or "/bin/true").resolve()
+
+
+@pytest.mark.parametrize("name", ["there", "missing", "hidden", "in PATH"])
+async def test_a_program_is_missing_in_the_workloads_own_root(name: str, tmp_path: Path) -> None:
+    """Whatever the host has at the same path."""
+    shutil.copy(TRUE, tmp_path / "true")
+    options: dict[str, dict[str, Any]] = {
+        "there": {"root": tmp_path},
+        "missing": {"root": EMPTY},
+        "hidden": {"mounts": [Tmpfs(TRUE.parent)]},
+        "in PATH": {"root": tmp_path, "env": {"PATH": "/"}},
+    }
+    program = {"there": "/true", "in PATH": "true"}.get(name, str(TRUE))
+    with pytest.raises(FileNotFoundError) as caught:
+        await linx.run([program], **own(**options[name]))
+    error = caught.value
+    assert isinstance(error, linx.SetupError)
+    assert (error.stage, error.filename) == ("execve", program)
+    for part in ("the workload's own root", "interpreter", "loader"):
+        assert part in str(error.hint)
+    assert ("PATH" in str(error.hint)) == (name == "in PATH")
+    assert "exists" not in str(error.hint)
 
 
 # ---- nothing is left ---------------------------------------------------------------------------------------------

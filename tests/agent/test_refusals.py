@@ -55,9 +55,28 @@ def script_without_interpreter(directory: Path) -> Case:
     return [file_of(directory / "script", "#!/nonexistent/interpreter\n", 0o755)], {}
 
 
+def in_cwd(case: Case) -> Case:
+    """A directory makes no difference to who names a program by an absolute path."""
+    return case[0], {**case[1], "cwd": "/"}
+
+
+def below_cwd(directory: Path) -> Case:
+    script_without_interpreter(directory)
+    return ["./script"], {"cwd": directory}
+
+
+def in_path(directory: Path) -> Case:
+    script_without_interpreter(directory)
+    return ["script"], {"env": {"PATH": f"/nonexistent:{directory}"}}
+
+
 EXECVE: dict[str, tuple[Callable[[Path], Case], int, str | None]] = {
     "missing": (lambda d: ([d / "missing"], {}), errno.ENOENT, None),
     "missing interpreter": (script_without_interpreter, errno.ENOENT, "interpreter"),
+    "missing interpreter, elsewhere": (lambda d: in_cwd(script_without_interpreter(d)), errno.ENOENT, "interpreter"),
+    "missing interpreter, below": (below_cwd, errno.ENOENT, "interpreter"),
+    "missing interpreter, by PATH": (in_path, errno.ENOENT, "script exists"),
+    "missing below": (lambda d: (["./missing"], {"cwd": d}), errno.ENOENT, None),
     "not in PATH": (lambda d: (["missing"], {"env": {"PATH": str(d)}}), errno.ENOENT, "PATH"),
     "not executable": (lambda d: ([file_of(d / "x", "#!/bin/sh\n", 0o644)], {}), errno.EACCES, "permission"),
     "a directory": (lambda d: ([d], {}), errno.EACCES, "directory"),
