@@ -74,11 +74,14 @@ static long step_no_new_privs(const struct step *s, struct step_room *unused) {
     return RAW5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 }
 
+/* All of it or nothing: of a value that it understands in part, "1 x", the kernel takes the part, and says how much that was. */
 static bool write_file(const char *path, const void *data, size_t length, long *result) {
     long fd = RAW4(openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
     *result = fd < 0 ? fd : RAW3(write, fd, data, length);
     if (fd >= 0)
         (void)RAW1(close, fd);
+    if (*result >= 0 && (size_t)*result != length)
+        *result = -EINVAL;
     return *result >= 0;
 }
 

@@ -269,11 +269,17 @@ def _cpu_affinity(value: Any, name: str) -> frozenset[int]:
 def _sysctls(value: Any, name: str) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping like {{'net.ipv4.ip_forward': 1}}, not {value!r}")
-    checked = {}
+    checked: dict[str, str] = {}
+    spelled: dict[str, Any] = {}
     for key, setting in value.items():
         path = _sysctl_path(_text(key, f"a name in {name}"), name)
         if isinstance(setting, bool) or not isinstance(setting, (str, int)):
             raise TypeError(f"{name}[{key!r}] must be a str or an int, not {setting!r}")
+        if setting == "":
+            raise ValueError(f"{name}[{key!r}] is the empty string, which the kernel takes no notice of")
+        if path in checked:
+            raise ValueError(f"{name} has {spelled[path]!r} and {key!r}, which are the same")
+        spelled[path] = key
         checked[path] = _text(str(setting), f"{name}[{key!r}]")
     return MappingProxyType(checked)
 

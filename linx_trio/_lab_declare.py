@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 from linx_trio import _lab_plan as plan
 from linx_trio import _net_checks as check
 from linx_trio import _net_kinds as kinds
+from linx_trio._checks import CHECKS
 from linx_trio._lab_links import LabLink
 from linx_trio._lab_nodes import Host, Node, Switch, entering
 from linx_trio._lab_site import FRESH, LEFT
@@ -230,9 +231,9 @@ _NO_WAITING: Mapping[str, str | int] = {"net.ipv6.conf.default.accept_dad": 0}
 
 
 def _sysctls(asked: Any, more: Mapping[str, str | int] | None = None) -> dict[str, str | int]:
-    """Without IPv6 in this kernel there is nothing of it to be set; but what was asked for is asked for."""
-    if asked is not None and not isinstance(asked, Mapping):
-        raise TypeError(f"sysctls must be a mapping like {{'net.ipv4.ip_forward': 1}}, not {asked!r}")
+    """Without IPv6 in this kernel there is nothing of it to be set; but what was asked for is asked for, and wins."""
     has_ipv6 = os.path.isdir("/proc/sys/net/ipv6")
     ours = {**_NO_WAITING, **(more or {})}
-    return {name: value for name, value in ours.items() if has_ipv6 or "ipv6" not in name} | dict(asked or {})
+    ours = {name: value for name, value in ours.items() if has_ipv6 or "ipv6" not in name}
+    checked = CHECKS["sysctls"]  # of all spellings it makes one
+    return {**checked(ours, "sysctls"), **checked({} if asked is None else asked, "sysctls")}

@@ -154,6 +154,15 @@ async def test_refused_sysctls(rights: Rights) -> None:
     assert "value" in str(error.hint)
 
 
+@in_both_ways
+async def test_sysctls_that_are_understood_in_part(rights: Rights) -> None:
+    """The kernel would take the numbers that it knows, and leave the rest."""
+    cases = {"net/ipv4/ip_forward": (" 1 \n", "1 0"), "net/ipv4/ip_local_port_range": ("2000\t3000", "2000 3000 4000")}
+    for name, (good, bad) in cases.items():
+        await output_of(["true"], sysctls={name: good}, **rights("net"))
+        await refused("sysctl", name, errno.EINVAL, sysctls={name: bad}, **rights("net"))
+
+
 # ---- scheduling and memory ---------------------------------------------------------------------------------------
 
 

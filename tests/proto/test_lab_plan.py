@@ -303,3 +303,10 @@ def test_it_is_lazy() -> None:
     assert repr(made) == "<linx_trio.net.Lab of a, b, s1>"
     assert made.degraded == {}
     assert linx.net.Lab is Lab
+
+
+@pytest.mark.parametrize("name", ["net.ipv4.ip_forward", "net/ipv4/ip_forward"])
+def test_a_routers_own_sysctls_win(name: str) -> None:
+    """However they are spelled."""
+    router = Lab().router("r", sysctls={name: 0})
+    assert router._sysctls["net/ipv4/ip_forward"] == "0"

@@ -306,6 +306,8 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ({"net.ipv4.ip_forward": None}, TypeError, ["sysctls['net.ipv4.ip_forward']", "None"]),
         ({"net.ipv4.ip_forward": 1.0}, TypeError, ["sysctls['net.ipv4.ip_forward']", "1.0"]),
         ({"net.ipv4.ip_forward": "1\0"}, ValueError, ["sysctls['net.ipv4.ip_forward']", "NUL"]),
+        ({"net.ipv4.ip_forward": ""}, ValueError, ["sysctls['net.ipv4.ip_forward']", "empty"]),
+        ({"net.ipv4.ip_forward": 1, "net/ipv4/ip_forward": 0}, ValueError, ["'net.ipv4.ip_forward'", "/ip_forward'"]),
         ({"net.ipv4\0": 1}, ValueError, ["sysctls", "NUL"]),
         ({"": 1}, ValueError, ["sysctls", "''", "no name"]),
         ({"net..ip_forward": 1}, ValueError, ["sysctls", "'net..ip_forward'", "no name"]),
