@@ -164,11 +164,11 @@ def _display(caps: Iterable[int]) -> str:
     return f"{{{', '.join(map(repr, names(caps)))}}}" if caps else "()"
 
 
-def refuse_unknown(caps: Iterable[int], last_cap: int) -> None:
+def refuse_unknown(caps: Iterable[int], last_cap: int, stage: str = "cap_set_thread") -> None:
     """``capset(2)`` forgets without a word what the kernel does not know. Raises `SetupError` (EINVAL) instead."""
     if unknown := [cap for cap in caps if cap > last_cap]:
         hint = f"this kernel has capabilities up to {last_cap} only (/proc/sys/kernel/cap_last_cap)"
-        raise setup_error(errno.EINVAL, "cap_set_thread", describe(unknown), hint)
+        raise setup_error(errno.EINVAL, stage, describe(unknown), hint)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -136,7 +136,11 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Refusal], str | None]] = {
     ("oom_score_adj", errno.EACCES): "lowering it needs CAP_SYS_RESOURCE",
     ("cpu_affinity", errno.EINVAL): "none of these CPUs is there, or allowed by the cgroup (cpuset)",
     ("cap_drop_bounding", errno.EPERM): "dropping needs CAP_SETPCAP: be root, or add 'user' to namespaces",
-    ("cap_set_thread", errno.EPERM): "the caller itself does not have what is to be kept",
+    ("cap_set_thread", errno.EPERM): (
+        "the permitted set can only shrink: what the caller does not have, or what has been given up since, cannot be "
+        "kept; the effective set must lie within it; and what becomes inheritable must be in the bounding set, without "
+        "CAP_SETPCAP also in the permitted one"
+    ),
     ("cap_set_ambient", errno.EPERM): "ambient capabilities must be permitted and inheritable first",
     ("seccomp_install", errno.EACCES): "without CAP_SYS_ADMIN a filter needs no_new_privs=True",
     ("hostname", errno.EPERM): "the hostname needs CAP_SYS_ADMIN in the uts namespace's user namespace",

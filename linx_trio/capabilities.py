@@ -140,12 +140,13 @@ async def set_ambient(session: Session, caps: Iterable[AnyCapability]) -> None:
     clears them again, if it leaves uid 0: then use ``capabilities=keep({…})``.
 
     Raises:
-        SetupError: stage ``cap_set_ambient``; EPERM for one that is not both permitted and inheritable, EINVAL for one
-            that this kernel does not have. Then those before it may have been raised.
+        SetupError: stage ``cap_set_ambient``; EPERM for one that is not both permitted and inheritable: those before
+            it may have been raised. EINVAL for one that this kernel does not have: then nothing has been done.
         NotReady, AlreadyRunning, NoProcess: the session is not parked.
         TypeError, ValueError: an unknown capability.
 
     Cancelling stops the waiting only: what has been sent is done.
     """
     checked = parse(caps, "caps")
+    refuse_unknown(checked, last_cap(), "cap_set_ambient")
     await session.take_steps([(("cap_set_ambient", mask_of(checked)), describe(checked))])

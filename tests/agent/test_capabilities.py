@@ -94,6 +94,24 @@ async def test_the_verbs() -> None:
         assert capabilities.read(s) == CapSets(chown, chown, caps_of(0b1001), every - {5, 13}, chown)
 
 
+@pytest.mark.parametrize(
+    ("sets", "mention"),
+    [
+        ({"effective": {"chown"}, "permitted": ()}, "effective set must lie within it"),
+        ({"permitted": {"chown", "kill"}}, "permitted set can only shrink"),
+        ({"inheritable": {"kill"}}, "in the bounding set"),
+    ],
+)
+async def test_what_the_sets_allow_each_other_is_in_the_hint(sets: dict[str, Any], mention: str) -> None:
+    async with linx.spawn(["/bin/sleep", "60"], namespaces={"user"}) as s:
+        await capabilities.drop_bounding(s, {"kill"})
+        await capabilities.set_thread_sets(s, effective={"chown", "setpcap"}, permitted={"chown", "setpcap"})
+        with pytest.raises(linx.SetupError, match="stage cap_set_thread") as caught:
+            await capabilities.set_thread_sets(s, **sets)
+        assert caught.value.errno == errno.EPERM
+        assert mention in str(caught.value.hint)
+
+
 async def test_refused_verbs() -> None:
     """Each by its stage, with the capabilities; the session goes on."""
     async with linx.spawn(["/bin/sleep", "60"], namespaces={"user"}) as s:
@@ -105,11 +123,15 @@ async def test_refused_verbs() -> None:
             await capabilities.set_thread_sets(s, effective={"kill"}, permitted=())
         with pytest.raises(linx.SetupError, match=r"'62'.*stage cap_set_thread") as unknown:
             await capabilities.set_thread_sets(s, inheritable={62})
+        with pytest.raises(linx.SetupError, match=r"'62'.*stage cap_set_ambient") as lacking:
+            await capabilities.set_ambient(s, {62})
+        assert lacking.value.hint == unknown.value.hint
+        assert "cap_last_cap" in str(lacking.value.hint)
         await capabilities.set_thread_sets(s, effective=(), permitted=(), inheritable=())
         with pytest.raises(linx.SetupError, match=r"CAP_CHOWN.*stage cap_drop_bounding") as bounding:
             await capabilities.drop_bounding(s, {"chown"})
-        errors = [caught.value.errno for caught in (ambient, thread, unknown, bounding)]
-        assert errors == [errno.EPERM, errno.EPERM, errno.EINVAL, errno.EPERM]
+        errors = [caught.value.errno for caught in (ambient, thread, unknown, lacking, bounding)]
+        assert errors == [errno.EPERM, errno.EPERM, errno.EINVAL, errno.EINVAL, errno.EPERM]
         await s.proceed()
         for late in (
             capabilities.drop_bounding(s, ()),
