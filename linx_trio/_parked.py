@@ -14,6 +14,12 @@ from linx_trio.errors import AlreadyRunning, NoProcess, NotReady, StateError
 _NOT_PARKED: dict[str, type[StateError]] = {"starting": NotReady, "running": AlreadyRunning}
 
 
+def check_session(value: Any) -> None:
+    """For what only a session can do. Raises `TypeError`."""
+    if not hasattr(type(value), "take_steps"):
+        raise TypeError(f"session must be a linx.Session, not {value!r}")
+
+
 @contextlib.contextmanager
 def pinned(target: Any, verb: str, *, parked: bool) -> Iterator[int]:
     """The fd of the target's directory in ``/proc``, for as long as the block lasts. With `parked`, a session has to

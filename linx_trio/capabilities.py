@@ -29,6 +29,7 @@ from linx_trio._capabilities import (
     refuse_unknown,
 )
 from linx_trio._fd import FdBag
+from linx_trio._parked import check_session
 from linx_trio._target import check_target
 from linx_trio.errors import NoProcess, NotSupported, setup_error
 
@@ -93,11 +94,12 @@ async def drop_bounding(session: Session, caps: Iterable[AnyCapability]) -> None
     Raises:
         SetupError: stage ``cap_drop_bounding``; EPERM without CAP_SETPCAP in the effective set.
         NotReady, AlreadyRunning, NoProcess: the session is not parked.
-        TypeError, ValueError: an unknown capability.
+        TypeError, ValueError: no session; an unknown capability.
 
     Cancelling stops the waiting only: what has been sent is done.
     """
     checked = parse(caps, "caps")
+    check_session(session)
     await session.take_steps([(("cap_drop_bounding", mask_of(checked)), describe(checked))])
 
 
@@ -117,12 +119,13 @@ async def set_thread_sets(
         SetupError: stage ``cap_set_thread``; EPERM for what ``capset(2)`` does not allow, EINVAL for a capability that
             this kernel does not have.
         NotReady, AlreadyRunning, NoProcess: the session is not parked.
-        TypeError, ValueError: an unknown capability.
+        TypeError, ValueError: no session; an unknown capability.
 
     Cancelling stops the waiting only: what has been sent is done.
     """
     given = {"effective": effective, "permitted": permitted, "inheritable": inheritable}
     asked = {name: parse(caps, name) for name, caps in given.items() if caps is not None}
+    check_session(session)
     refuse_unknown(frozenset[int]().union(*asked.values()), last_cap())
     sets: dict[str, Caps] = {}
     if len(asked) < len(given):
@@ -143,10 +146,11 @@ async def set_ambient(session: Session, caps: Iterable[AnyCapability]) -> None:
         SetupError: stage ``cap_set_ambient``; EPERM for one that is not both permitted and inheritable: those before
             it may have been raised. EINVAL for one that this kernel does not have: then nothing has been done.
         NotReady, AlreadyRunning, NoProcess: the session is not parked.
-        TypeError, ValueError: an unknown capability.
+        TypeError, ValueError: no session; an unknown capability.
 
     Cancelling stops the waiting only: what has been sent is done.
     """
     checked = parse(caps, "caps")
+    check_session(session)
     refuse_unknown(checked, last_cap(), "cap_set_ambient")
     await session.take_steps([(("cap_set_ambient", mask_of(checked)), describe(checked))])

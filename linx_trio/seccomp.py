@@ -25,6 +25,7 @@ from linx_trio import _seccomp_bpf as bpf
 from linx_trio import _seccomp_compile as compiler
 from linx_trio import _seccomp_oci as oci
 from linx_trio import _seccomp_profiles as profiles
+from linx_trio._parked import check_session
 from linx_trio._seccomp_compile import Rule
 from linx_trio._seccomp_filter import (
     FLAG_LOG,
@@ -169,8 +170,9 @@ def will_refuse_execve(filter: Filter) -> bool | None:
     """Whether a workload cannot even start under it: ``execve(2)`` is refused, whatever its arguments.
 
     The program is evaluated, nothing is tried. `None` where it depends on the arguments, or on where no workload can
-    run anyway (another system).
+    run anyway (another system). Raises `TypeError` for what is no filter.
     """
+    _filter(filter)
     machine = native()
     return None if machine is None else refusal_of_execve(filter, machine)
 
@@ -179,17 +181,19 @@ def verdict(filter: Filter, syscall: str | int, *arguments: int) -> Action | Non
     """What the filter does with a syscall, as far as its arguments are given; `None` where it depends on the others.
 
     For testing one's own filters: the program is evaluated, nothing is tried. ``"trace"`` is an answer too, for a
-    program that has it. A number needs no library. Raises as `allow_list`.
+    program that has it. A number needs no library. Arguments are as the kernel sees them, 64 bits each; with a sign or
+    without. Raises as `allow_list`.
     """
     machine = native()
-    if not isinstance(filter, Filter):
-        raise TypeError(f"filter must be a filter from linx.seccomp, not {filter!r}")
+    _filter(filter)
     if len(arguments) > 6:
         raise ValueError(f"a syscall has six arguments, not {len(arguments)}")
+    for i, argument in enumerate(arguments):
+        _bits(argument, f"arguments[{i}]", 64)
     if isinstance(syscall, bool) or not isinstance(syscall, int):
         number = compiler.strict_number_of(syscall, "syscall")
     else:
-        number = syscall
+        number = _bits(syscall, "syscall", 32)
     if number < 0 and not isinstance(syscall, int):
         raise ValueError(f"this architecture has no syscall {syscall!r}")
     return None if machine is None else verdict_of(filter, number, arguments, machine)
@@ -201,11 +205,13 @@ async def install(session: Session, filter: Filter) -> None:
     Cancelling it stops the waiting only.
 
     Raises:
-        TypeError, ValueError: it is no filter; it is sure to refuse ``execve``.
+        TypeError, ValueError: it is no session, or no filter; it is sure to refuse ``execve``.
         SetupError: the kernel refuses it, stage ``seccomp_install``.
         AlreadyRunning, NotReady, NoProcess: the session is not parked.
     """
-    await session.take_steps([step_of(check_filter(filter, "filter"))])
+    checked = check_filter(filter, "filter")
+    check_session(session)
+    await session.take_steps([step_of(checked)])
 
 
 def _numbers(names: Any) -> list[int]:
@@ -217,6 +223,19 @@ def _words(value: Any, name: str) -> list[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be an iterable of syscall names, not {value!r}")
     return list(value)
+
+
+def _filter(value: Any) -> None:
+    if not isinstance(value, Filter):
+        raise TypeError(f"filter must be a filter from linx.seccomp, not {value!r}")
+
+
+def _bits(value: Any, name: str, count: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {value!r}")
+    if not -(2 ** (count - 1)) <= value < 2**count:
+        raise ValueError(f"{name} must have {count} bits at most, not {value!r}")
+    return value
 
 
 def _flags(log: Any) -> int:

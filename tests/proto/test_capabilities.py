@@ -110,6 +110,19 @@ async def test_verbs_name_the_argument(value: Any, error: type[Exception], menti
         assert [mention for mention in mentions if mention not in str(caught.value)] == []
 
 
+@pytest.mark.parametrize("nobody", [None, 5, "x", object], ids=repr)
+async def test_verbs_take_sessions_only(nobody: Any) -> None:
+    for call in (
+        capabilities.drop_bounding(nobody, ["kill"]),
+        capabilities.set_thread_sets(nobody, effective=["kill"]),
+        capabilities.set_thread_sets(nobody, effective=[], permitted=[], inheritable=[]),
+        capabilities.set_ambient(nobody, ["kill"]),
+    ):
+        with pytest.raises(TypeError, match=r"session must be a linx\.Session, not") as caught:
+            await call
+        assert repr(nobody) in str(caught.value)
+
+
 # ---- data -------------------------------------------------------------------------------------------------------
 
 

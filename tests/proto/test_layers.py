@@ -74,7 +74,7 @@ RANKS = {
     "_session_listening": 10,
     "_session": 11,
     "_manager": 12,
-    "_parked": 12,
+    "_parked": 7,
     "_seccomp_compile": 2,
     "_seccomp_make": 1,
     "_seccomp_oci": 3,

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -149,6 +150,13 @@ def test_a_name_of_another_architecture_means_nothing_here() -> None:
         (lambda: Filter(ALLOW_ALL, 0, cast("Any", 7)), TypeError, "label must be str, not 7"),
         (lambda: verdict(cast("Any", b""), "read"), TypeError, "filter must be a filter from linx.seccomp, not b''"),
         (lambda: verdict(from_bpf(ALLOW_ALL), "read", *range(7)), ValueError, "a syscall has six arguments, not 7"),
+        (lambda: verdict(from_bpf(ALLOW_ALL), "read", 0, cast("Any", "x")), TypeError, r"arguments\[1\].*not 'x'"),
+        (lambda: verdict(from_bpf(ALLOW_ALL), "read", True), TypeError, r"arguments\[0\] must be an int, not True"),
+        (lambda: verdict(from_bpf(ALLOW_ALL), "read", 2**64), ValueError, rf"arguments\[0\].*64 bits.*not {2**64}"),
+        (lambda: verdict(from_bpf(ALLOW_ALL), 2**40), ValueError, f"syscall must have 32 bits at most, not {2**40}"),
+        (lambda: verdict(from_bpf(ALLOW_ALL), -(2**31) - 1), ValueError, "syscall must have 32 bits at most"),
+        (lambda: verdict(from_bpf(ALLOW_ALL), True), TypeError, "syscall: a syscall's name must be str, not True"),
+        (lambda: will_refuse_execve(cast("Any", None)), TypeError, "filter must be a filter.*, not None"),
     ],
 )
 def test_wrong_arguments_are_refused_by_name(call: Callable[[], Any], error: type[Exception], complaint: str) -> None:
@@ -258,6 +266,12 @@ class Parked:
 
     async def take_steps(self, steps: Any) -> None:
         self.steps += steps
+
+
+@pytest.mark.parametrize("session", [None, 5, "x", Parked], ids=repr)
+async def test_install_takes_sessions_only(session: Any) -> None:
+    with pytest.raises(TypeError, match=f"session must be a linx.Session, not {re.escape(repr(session))}"):
+        await install(session, from_bpf(ALLOW_ALL))
 
 
 async def test_install_takes_filters_only() -> None:
