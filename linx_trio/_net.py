@@ -39,6 +39,7 @@ from linx_trio._net_monitor import Monitor, groups_of
 from linx_trio._net_objects import Address, Change, Link, LinkStats, Neighbour, NextHop, Qdisc, Route, Rule
 from linx_trio._net_qdiscs import Qdiscs
 from linx_trio._net_routes import Routes
+from linx_trio._parked import as_verb
 from linx_trio._rtnl import Rtnl
 
 if TYPE_CHECKING:
@@ -155,7 +156,8 @@ class NetManager(contextlib.AbstractAsyncContextManager[Net]):
             raise RuntimeError("a Net can be entered once; call open() again")
         await trio.lowlevel.checkpoint_if_cancelled()
         check_platform()
-        self._net = Net(await _opened(self._target), self._target)
+        with as_verb("open"):
+            self._net = Net(await _opened(self._target), self._target)
         return self._net
 
     @trio.lowlevel.enable_ki_protection

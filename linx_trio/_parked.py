@@ -21,6 +21,15 @@ def check_session(value: Any) -> None:
 
 
 @contextlib.contextmanager
+def as_verb(name: str) -> Iterator[None]:
+    """What is wrong with the session's state is told of the function that was called, not of what that is made of."""
+    try:
+        yield
+    except StateError as exc:
+        raise type(exc)(name, exc.state) from exc.__cause__
+
+
+@contextlib.contextmanager
 def pinned(target: Any, verb: str, *, parked: bool) -> Iterator[int]:
     """The fd of the target's directory in ``/proc``, for as long as the block lasts. With `parked`, a session has to
     be at its checkpoint.

@@ -175,8 +175,8 @@ class Session(SessionListening):
         `NoProcess` after the end. Cancelled, they are done all the same.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._rule("steps") is Action.SEND and (self._proceeding or self._workload.auto_proceed):
-            raise AlreadyRunning("steps", self.state)
+        if self._rule("take_steps") is Action.SEND and (self._proceeding or self._workload.auto_proceed):
+            raise AlreadyRunning("take_steps", self.state)
         await self._take_batch(Batch([step for step, _ in steps], [thing for _, thing in steps]))
 
     async def open_netlink(self, steps: Sequence[tuple[m.Step, str]], protocol: int) -> int:
@@ -186,7 +186,7 @@ class Session(SessionListening):
         Raises as `take_steps` does; stage ``netlink``. Cancelled, the socket is closed as soon as it comes.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._rule("steps")
+        self._rule("take_steps")
         asked = [*steps, (("netlink", protocol), f"netlink protocol {protocol}")]
         batch = Batch([step for step, _ in asked], [thing for _, thing in asked])
         try:

@@ -222,7 +222,7 @@ class SessionNews(SessionFacts):
             raise batch.error
         if not batch.done:
             self._raise_failure()
-            raise NoProcess("steps", self.state)
+            raise NoProcess("take_steps", self.state)
 
     def _keep_opened(self, fd: int) -> None:
         if not self._batches or self._batches[0].fd is not None:

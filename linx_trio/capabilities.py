@@ -29,9 +29,9 @@ from linx_trio._capabilities import (
     refuse_unknown,
 )
 from linx_trio._fd import FdBag
-from linx_trio._parked import check_session
+from linx_trio._parked import as_verb, check_session
 from linx_trio._target import check_target
-from linx_trio.errors import NoProcess, NotSupported, setup_error
+from linx_trio.errors import NotSupported, setup_error
 
 if TYPE_CHECKING:
     from linx_trio._session import Session
@@ -72,11 +72,8 @@ def read(target: Any) -> CapSets:
         TypeError, ValueError: `target` is none.
     """
     checked = check_target(target, None, False)
-    with FdBag() as bag:
-        try:
-            directory = checked.open(bag).fd
-        except NoProcess as exc:
-            raise NoProcess("read", exc.state) from None
+    with as_verb("read"), FdBag() as bag:
+        directory = checked.open(bag).fd
         try:
             status = bag.adopt(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory))
             text = b"".join(iter(lambda: os.read(status, 65536), b""))
@@ -100,7 +97,8 @@ async def drop_bounding(session: Session, caps: Iterable[AnyCapability]) -> None
     """
     checked = parse(caps, "caps")
     check_session(session)
-    await session.take_steps([(("cap_drop_bounding", mask_of(checked)), describe(checked))])
+    with as_verb("drop_bounding"):
+        await session.take_steps([(("cap_drop_bounding", mask_of(checked)), describe(checked))])
 
 
 async def set_thread_sets(
@@ -128,12 +126,13 @@ async def set_thread_sets(
     check_session(session)
     refuse_unknown(frozenset[int]().union(*asked.values()), last_cap())
     sets: dict[str, Caps] = {}
-    if len(asked) < len(given):
-        now = read(session)
-        sets = {name: getattr(now, name) for name in given}
-    sets |= asked
     thing = "; ".join(f"{name}: {describe(caps)}" for name, caps in asked.items())
-    await session.take_steps([(("cap_set_thread", *(mask_of(sets[name]) for name in given)), thing)])
+    with as_verb("set_thread_sets"):
+        if len(asked) < len(given):
+            now = read(session)
+            sets = {name: getattr(now, name) for name in given}
+        sets |= asked
+        await session.take_steps([(("cap_set_thread", *(mask_of(sets[name]) for name in given)), thing)])
 
 
 async def set_ambient(session: Session, caps: Iterable[AnyCapability]) -> None:
@@ -153,4 +152,5 @@ async def set_ambient(session: Session, caps: Iterable[AnyCapability]) -> None:
     checked = parse(caps, "caps")
     check_session(session)
     refuse_unknown(checked, last_cap(), "cap_set_ambient")
-    await session.take_steps([(("cap_set_ambient", mask_of(checked)), describe(checked))])
+    with as_verb("set_ambient"):
+        await session.take_steps([(("cap_set_ambient", mask_of(checked)), describe(checked))])

@@ -35,7 +35,7 @@ from linx_trio._mount_info import MountInfo
 from linx_trio._mount_steps import Entry, Steps
 from linx_trio._mount_tree import Dir, File, Overlay, Propagation, Remount, Symlink, check_mounts, steps_of
 from linx_trio._options import HasFileno
-from linx_trio._parked import pinned
+from linx_trio._parked import as_verb, pinned
 from linx_trio._run import enter
 from linx_trio._session import Session
 from linx_trio.errors import setup_error
@@ -111,7 +111,8 @@ def _verb(function: Callable[Concatenate[Session | None, P], Awaitable[None]]) -
     async def verb(*args: Any, **options: Any) -> None:
         if options.get("inside") is not None and not (args and (args[0] is None or isinstance(args[0], Session))):
             args = (None, *args)
-        await function(*args, **options)
+        with as_verb(function.__name__):
+            await function(*args, **options)
 
     return verb
 

@@ -25,7 +25,7 @@ from linx_trio import _seccomp_bpf as bpf
 from linx_trio import _seccomp_compile as compiler
 from linx_trio import _seccomp_oci as oci
 from linx_trio import _seccomp_profiles as profiles
-from linx_trio._parked import check_session
+from linx_trio._parked import as_verb, check_session
 from linx_trio._seccomp_compile import Rule
 from linx_trio._seccomp_filter import (
     FLAG_LOG,
@@ -211,7 +211,8 @@ async def install(session: Session, filter: Filter) -> None:
     """
     checked = check_filter(filter, "filter")
     check_session(session)
-    await session.take_steps([step_of(checked)])
+    with as_verb("install"):
+        await session.take_steps([step_of(checked)])
 
 
 def _numbers(names: Any) -> list[int]:

@@ -88,7 +88,7 @@ VERB_TABLE: Mapping[str, Mapping[State, Rule]] = {
         **_ENDED,
     },
     "abort": {State.STARTING: Action.SEND, State.READY: Action.SEND, State.RUNNING: AlreadyRunning, **_ENDED},
-    "steps": {State.STARTING: NotReady, State.READY: Action.SEND, State.RUNNING: AlreadyRunning, **_ENDED},
+    "take_steps": {State.STARTING: NotReady, State.READY: Action.SEND, State.RUNNING: AlreadyRunning, **_ENDED},
     "signal": {State.STARTING: Action.SEND, State.READY: Action.SEND, State.RUNNING: Action.SEND, **_ENDED},
     # What the workload left behind can be killed after its own end too.
     "kill": dict.fromkeys(State, Action.SEND),

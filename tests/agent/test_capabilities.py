@@ -133,10 +133,10 @@ async def test_refused_verbs() -> None:
         errors = [caught.value.errno for caught in (ambient, thread, unknown, lacking, bounding)]
         assert errors == [errno.EPERM, errno.EPERM, errno.EINVAL, errno.EINVAL, errno.EPERM]
         await s.proceed()
-        for late in (
-            capabilities.drop_bounding(s, ()),
-            capabilities.set_thread_sets(s, effective=()),
-            capabilities.set_ambient(s, ()),
-        ):
-            with pytest.raises(linx.AlreadyRunning):
+        for name, late in {
+            "drop_bounding": capabilities.drop_bounding(s, ()),
+            "set_thread_sets": capabilities.set_thread_sets(s, effective=()),
+            "set_ambient": capabilities.set_ambient(s, ()),
+        }.items():
+            with pytest.raises(linx.AlreadyRunning, match=f"^{name}: "):
                 await late

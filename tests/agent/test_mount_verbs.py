@@ -247,15 +247,17 @@ VERBS: dict[str, Verb] = {
 async def test_only_while_parked(name: str) -> None:
     verb = VERBS[name]
     async with linx.spawn(SLEEP, namespaces={"user", "mount"}, wait_ready=False) as s:
-        with pytest.raises(linx.NotReady):
+        with pytest.raises(linx.NotReady, match=f"^{name}: "):
             await verb(s)
     async with linx.spawn(SLEEP, namespaces={"user", "mount"}) as s:
         await s.proceed()
         with pytest.raises(linx.AlreadyRunning) as late:
             await verb(s)
-        assert (late.value.verb, late.value.state) == ("steps", "running")
-    with pytest.raises(linx.NoProcess):
+        assert (late.value.verb, late.value.state) == (name, "running")
+    with pytest.raises(linx.NoProcess, match=f"^{name}: "):
         await verb(s)
+    with pytest.raises(linx.NoProcess, match=r"^umount: "):
+        await mount.umount("/x", inside=s)
 
 
 async def test_not_once_proceed_has_been_called() -> None:

@@ -492,7 +492,7 @@ async def test_targets(how: str, running: bool) -> None:
 async def test_targets_that_are_gone() -> None:
     async with namespace() as s:
         pass
-    with pytest.raises(linx.NoProcess):
+    with pytest.raises(linx.NoProcess, match=r"^open: "):
         async with linx.net.open(s):
             pass
     with pytest.raises(FileNotFoundError) as caught:

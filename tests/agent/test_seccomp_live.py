@@ -303,6 +303,14 @@ async def test_only_execve_is_allowed() -> None:
         assert s.ran
 
 
+async def test_installing_is_for_parked_workloads() -> None:
+    async with linx.spawn(SLEEP, auto_proceed=True) as s:
+        with pytest.raises(linx.AlreadyRunning, match=r"^install: "):
+            await seccomp.install(s, ALLOWS_ALL)
+    with pytest.raises(linx.NoProcess, match=r"^install: "):
+        await seccomp.install(s, ALLOWS_ALL)
+
+
 # ---- several -------------------------------------------------------------------------------------------------------
 
 

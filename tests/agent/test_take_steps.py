@@ -220,7 +220,7 @@ async def test_the_states() -> None:
         if s.state == "starting":
             with pytest.raises(linx.NotReady) as early:
                 await s.take_steps([NICE])
-            assert (early.value.verb, early.value.state) == ("steps", "starting")
+            assert (early.value.verb, early.value.state) == ("take_steps", "starting")
     async with linx.spawn(SLEEP) as s:
         await s.proceed()
         with pytest.raises(linx.AlreadyRunning):
@@ -241,8 +241,12 @@ async def test_before_the_checkpoint() -> None:
         async with linx.spawn(SLEEP, wait_ready=False) as s:
             with pytest.raises(linx.NotReady):
                 await s.take_steps([NICE])
-            with pytest.raises(linx.NotReady):
+            with pytest.raises(linx.NotReady, match=r"^drop_bounding: "):
                 await capabilities.drop_bounding(s, {"kill"})
+            with pytest.raises(linx.NotReady, match=r"^read: "):
+                capabilities.read(s)
+            with pytest.raises(linx.NotReady, match=r"^set_thread_sets: "):
+                await capabilities.set_thread_sets(s, effective=())
             os.kill(zygote, signal.SIGCONT)
             s.kill()
             await s.wait()

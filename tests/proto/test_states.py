@@ -27,7 +27,7 @@ def test_the_states_are_those_of_the_documentation() -> None:
 
 def test_every_state_has_a_row_in_every_table() -> None:
     assert set(EVENT_TABLE) == set(State)
-    assert set(VERB_TABLE) == {"proceed", "abort", "steps", "signal", "kill"}
+    assert set(VERB_TABLE) == {"proceed", "abort", "take_steps", "signal", "kill"}
     for row in VERB_TABLE.values():
         assert set(row) == set(State)
 
@@ -145,13 +145,17 @@ VERBS = [
     ("abort", "starting", Action.SEND),
     ("abort", "ready", Action.SEND),
     ("abort", "running", AlreadyRunning),
-    ("steps", "starting", NotReady),
-    ("steps", "ready", Action.SEND),
-    ("steps", "running", AlreadyRunning),
+    ("take_steps", "starting", NotReady),
+    ("take_steps", "ready", Action.SEND),
+    ("take_steps", "running", AlreadyRunning),
     ("signal", "starting", Action.SEND),
     ("signal", "ready", Action.SEND),
     ("signal", "running", Action.SEND),
-    *((verb, end, NoProcess) for verb in ("proceed", "abort", "steps", "signal") for end in sorted(map(str, TERMINAL))),
+    *(
+        (verb, end, NoProcess)
+        for verb in ("proceed", "abort", "take_steps", "signal")
+        for end in sorted(map(str, TERMINAL))
+    ),
     *(("kill", state, Action.SEND) for state in NAMES),
 ]
 
