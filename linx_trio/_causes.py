@@ -49,6 +49,11 @@ class Refusal:
         return frozenset() if self.workload is None else self.workload.namespace_names
 
     @property
+    def asked(self) -> Sequence[Any]:
+        """The step itself, also of one that may be given up."""
+        return self.step[1] if self.step[:1] == ("optional",) else self.step
+
+    @property
     def in_user_namespace(self) -> bool:
         """Whether it was refused to somebody who has all rights there are, in a user namespace not the caller's."""
         return self.entering or "user" in self.kinds
@@ -145,14 +150,13 @@ def _no_such_kind(refusal: Refusal) -> Hint | None:
 
 
 def _fstype(refusal: Refusal) -> str | None:
-    step = refusal.step
-    match list(step[1] if step[:1] == ("optional",) else step):
+    match list(refusal.asked):
         case ["mount_new", fstype, *_]:
             return os.fsdecode(fstype)
     return None
 
 
-_PROPER = {"proc": "pid", "sysfs": "net"}
+_PROPER = {"proc": "pid", "sysfs": "net", "cgroup2": "cgroup", "mqueue": "ipc"}
 """What shows a namespace of a kind: only who owns that namespace may mount it."""
 
 
@@ -165,7 +169,7 @@ def _mount_denied(refusal: Refusal) -> Hint | None:
         if kind not in refusal.kinds:
             why = f"in a user namespace {fstype} needs a fresh {kind} namespace"
             return Hint(f"{fstype}-needs-{kind}", why, f"add {kind!r} to namespaces")
-        hidden = machine.covered(fstype)
+        hidden = machine.covered(fstype) if fstype in ("proc", "sysfs") else None
         if hidden:
             return _masked(fstype, hidden)
     return apparmor_switch(machine) or confined(machine, "mounts") or filtered(machine, "mounts")

@@ -63,6 +63,40 @@ def _program(refusal: Refusal) -> str | None:
 _NOT_EXECUTABLE = (
     "the file has no execute permission for these ids, is a directory, or lies on a file system mounted noexec"
 )
+_NO_MOUNT_POINT = "it is no mount point: bind it onto itself first"
+_INVALID_MOUNTS = {
+    "mount_bind": "a directory can be bound on a directory only, a file on a file; or the source is unbindable",
+    "mount_new": (
+        "the kernel knows this file system, but not these options or flags; or there is a file where it is to be "
+        "mounted"
+    ),
+    "mount_remount": f"{_NO_MOUNT_POINT}; or this kernel does not know one of the flags",
+    "mount_propagation": _NO_MOUNT_POINT,
+    "mount_move": (
+        "what is to be moved is no mount point, is mounted on a shared one, or is locked together with the mounts of "
+        "another user namespace; or it would get into itself, or a file onto a directory, or a directory onto a file"
+    ),
+    "mount_umount": "it is no mount point, or is locked together with the mounts of another user namespace",
+}
+
+
+def _invalid_mount(refusal: Refusal) -> str:
+    match list(refusal.asked):
+        case ["mount_bind", _, _, _, 0]:
+            return (
+                f"{_INVALID_MOUNTS['mount_bind']}; or recursive=False would uncover what is mounted below it, which a "
+                "user namespace may not: then bind all of it"
+            )
+        case ["mount_new", b"overlay", *_]:
+            return (
+                f"{_INVALID_MOUNTS['mount_new']}; or upper and work do not lie beside each other on one file system, "
+                "or it is none for them (an overlay, NFS)"
+            )
+        case [str(name), *_] if name in _INVALID_MOUNTS:
+            return _INVALID_MOUNTS[name]
+    return "the source is unbindable, or locked together with the mounts of another user namespace"
+
+
 _TRACE = "opening another process' namespaces needs the rights of ptrace(2) over it: the same user, or CAP_SYS_PTRACE"
 _JOIN = "joining it needs CAP_SYS_ADMIN in the user namespace it belongs to: join 'user' too, be root, or leave it out"
 _SAME_CGROUP = "leave the target's cgroup alone with join_cgroup=False"
@@ -121,10 +155,7 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Refusal], str | None]] = {
     ("time_offsets", errno.ERANGE): "with that offset the clock would be negative, or beyond what the kernel counts",
     ("time_offsets", errno.EINVAL): "this kernel is built without time namespaces, or does not take that offset",
     ("time_offsets", errno.ENOENT): "this kernel is built without time namespaces",
-    ("mount", errno.EINVAL): (
-        "the kernel knows this file system, but not these options or flags; or the source is unbindable; or what is to "
-        "be moved or undone is no mount point, or is locked together with those of another user namespace"
-    ),
+    ("mount", errno.EINVAL): _invalid_mount,
     ("mount", errno.ENODEV): "this kernel does not know that file system (/proc/filesystems)",
     ("pivot_root", errno.EINVAL): (
         "the new root must be a mount point that is not shared, and neither may be what it is mounted on: leave out "

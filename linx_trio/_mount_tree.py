@@ -67,16 +67,30 @@ class Overlay(Entry):
             raise ValueError(f"Overlay: upper={upper!r} and work={work!r}: both or neither")
         if len(lower) < (2 if upper is None else 1):
             raise ValueError(f"Overlay: lower={list(lower)!r}: without upper it takes two at least, with it one")
+        if upper is not None and upper.rstrip("/") == str(work).rstrip("/"):
+            raise ValueError(f"Overlay: upper={upper!r} and work={work!r} must be two directories")
         self._set(lower=lower, upper=upper, work=work)
         self._check()
+        length = len(os.fsencode(self._options()))
+        if length > _PAGE:
+            raise ValueError(
+                f"Overlay: lower has {len(lower)} paths; with upper and work these are {length} bytes of options, and "
+                f"mount(2) takes {_PAGE}: use fewer or shorter ones"
+            )
 
-    def steps(self) -> Steps:
+    def _options(self) -> str:
         options = ["lowerdir=" + ":".join(map(str, self.lower))]
         if self.upper is not None:
             options += [f"upperdir={self.upper!s}", f"workdir={self.work!s}"]
         if self.userxattr:
             options.append("userxattr")
-        return [new(self, "overlay", str(self.dst), ",".join(options), ms.attributes(self))]
+        return ",".join(options)
+
+    def steps(self) -> Steps:
+        return [new(self, "overlay", str(self.dst), self._options(), ms.attributes(self))]
+
+
+_PAGE = 4095
 
 
 def _layer(value: AnyPath, name: str) -> str:

@@ -321,13 +321,18 @@ async def test_an_overlay_of_more_than_a_string(tmp_path: Path) -> None:
 
 
 async def test_an_overlay_of_more_than_a_page_is_refused(tmp_path: Path) -> None:
-    """mount(2) cuts what is longer, without a word; the rest would be another overlay than the one asked for."""
+    """mount(2) cuts what is longer, without a word; the rest would be another overlay than the one asked for. `Overlay`
+    refuses it before; this is for those who speak to the agent.
+    """
     layers = []
     for number in range(40):
         layers.append(tmp_path / f"{'x' * 100}{number:02}")
         layers[-1].mkdir()
-    with pytest.raises(linx.SetupError) as caught:
-        await linx.run(["true"], **own(mounts=[Overlay(tmp_path, layers, userxattr=True)]))
+    options = os.fsencode("lowerdir=" + ":".join(map(str, layers)))
+    step = ("mount_new", b"overlay", b"overlay", os.fsencode(tmp_path), options, 0)
+    async with parked() as s:
+        with pytest.raises(linx.SetupError) as caught:
+            await s.take_steps([(step, "an overlay")])
     assert caught.value.errno in (errno.E2BIG, errno.ENAMETOOLONG)
     assert caught.value.stage == "mount"
 
@@ -399,6 +404,33 @@ async def test_a_refused_entry_fails_the_session_by_name(case: str) -> None:
     error = caught.value
     assert (error.errno, error.stage) == (number, "mount"), error
     assert str(error.filename).startswith(repr(entry)), error
+
+
+HINTS: dict[str, tuple[list[Entry], str]] = {
+    "a directory on a file": ([Bind("/etc", "/file")], "a directory can be bound on a directory only"),
+    "a file on a directory": ([Bind("/dev/null", "/dir")], "a file on a file"),
+    "remount": ([Remount("/dir", readonly=True)], "no mount point: bind it onto itself first"),
+    "propagation": ([Propagation("/dir", "private")], "no mount point: bind it onto itself first"),
+    "a file system on a file": ([Tmpfs("/file")], "there is a file where it is to be mounted"),
+    "an option": ([Mount("tmpfs", "/x", options="mode=9")], "not these options"),
+    "a part of what is locked": ([Bind("/", "/x", recursive=False)], "recursive=False"),
+}
+
+
+@pytest.mark.parametrize("case", HINTS)
+async def test_invalid_is_explained_by_the_entry(case: str) -> None:
+    """errno is EINVAL for all of these; what the others are is left out."""
+    entries, hint = HINTS[case]
+    with pytest.raises(linx.SetupError) as caught:
+        await linx.run(["true"], **own(root=EMPTY, mounts=[*BEFORE, *entries]))
+    assert (caught.value.errno, caught.value.stage) == (errno.EINVAL, "mount")
+    assert hint in str(caught.value.hint)
+    assert ("options" in str(caught.value.hint)) == isinstance(entries[0], (Mount, Tmpfs))
+
+
+async def test_what_the_hints_say_helps() -> None:
+    entries = [Dir("/dir"), Bind("/", "/whole"), Remount("/whole", nosuid=True), *programs()]
+    await linx.run(["true"], **own(root=EMPTY, mounts=entries))
 
 
 async def test_proc_needs_a_fresh_pid_namespace() -> None:

@@ -179,14 +179,20 @@ def test_a_proc_that_is_not_masked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "kind"), [("Proc()", "pid"), ("Sysfs()", "net")], ids=["proc without pid", "sysfs without net"]
+    ("entry", "kind", "cause"),
+    [
+        ("Proc()", "pid", "proc-needs-pid"),
+        ("Sysfs()", "net", "sysfs-needs-net"),
+        ("Cgroup2('/mnt')", "cgroup", "cgroup2-needs-cgroup"),
+        ("Mount('mqueue', '/mnt')", "ipc", "mqueue-needs-ipc"),
+    ],
 )
-def test_a_file_system_that_needs_another_namespace(entry: str, kind: str) -> None:
+def test_a_file_system_that_needs_another_namespace(entry: str, kind: str, cause: str) -> None:
     result = f"refusal_of(['true'], user=linx.user.root_map(), mounts=[linx.mount.{entry}])"
     refusal = told(result, **rootless("mount", kind))  # of that one, the caller within is no owner's child
-    assert (refusal["stage"], refusal["errno"]) == ("mount", errno.EPERM)
-    assert refusal["cause"] == {"pid": "proc-needs-pid", "net": "sysfs-needs-net"}[kind]
+    assert (refusal["stage"], refusal["errno"], refusal["cause"]) == ("mount", errno.EPERM, cause)
     assert f"add {kind!r} to namespaces" in refusal["hint"]
+    linx.run_sync(["true"], mounts=[eval(entry, vars(linx.mount))], **rootless("mount", kind))
 
 
 def test_an_unknown_file_system() -> None:

@@ -181,6 +181,8 @@ WRONG: list[tuple[Make, type[Exception], list[str]]] = [
     (lambda: Overlay("/x", ["/a:b", "/c"]), ValueError, ["lower[0]", "'/a:b'"]),
     (lambda: Overlay("/x", ["/a"], "/u,userxattr", "/w"), ValueError, ["upper", "'/u,userxattr'"]),
     (lambda: Overlay("/x", ["/a"], "/u", "/w\\"), ValueError, ["work", "backslash"]),
+    (lambda: Overlay("/x", ["/a"], "/u", "/u/"), ValueError, ["upper='/u'", "work='/u/'", "two directories"]),
+    (lambda: Overlay("/x", ["/" + "x" * 199] * 21), ValueError, ["lower", "21 paths", "4229 bytes", "4095"]),
     (lambda: Symlink("", "/x"), ValueError, ["target", "empty"]),
     (lambda: Symlink("y", "x"), ValueError, ["dst", "'x'"]),
     (lambda: Dir("/"), ValueError, ["dst", "root="]),
