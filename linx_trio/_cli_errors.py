@@ -61,7 +61,7 @@ def describe(exc: BaseException) -> dict[str, Any]:
 
 
 _ADVICE = re.compile(r"add '(\w+)'(?: to namespaces)?")
-_ARGUMENT = re.compile(r"\b(uid|gid|groups|root)=(?=[ ,)])")
+_ARGUMENT = re.compile(r"\b(uid|gid|groups|root|cwd)=(?=[ ,)])")
 _SPELLED = {"join_cgroup=False": "--no-cgroup", "no_new_privs=True": "--no-new-privs"}
 
 

@@ -181,7 +181,7 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Refusal], str | None]] = {
     ("chdir", errno.EACCES): "the workload's own ids (uid=, gid=, groups=) may not enter it",
     ("chdir", errno.ENOENT): (
         "it is looked for in the workload's own file system, with its root and mounts; without cwd= it is the "
-        "caller's directory: pass one that is there as cwd="
+        "caller's directory, which those may hide"
     ),
     ("connect_unix", errno.ENOENT): "nobody has bound a socket there: bind and listen before the workload is spawned",
     ("connect_unix", errno.ECONNREFUSED): "there is a socket, but nobody listens on it (any more)",
