@@ -84,9 +84,11 @@ def _env(value: Any, name: str) -> Mapping[str, str] | None:
         return None
     if not isinstance(value, Mapping):
         raise TypeError(f"{name} must be a mapping or None, not {value!r}")
-    checked = {}
+    checked: dict[str, str] = {}
     for key, item in value.items():
         variable = _text(key, f"a name in {name}")
+        if variable in checked:
+            raise ValueError(f"{name} has the variable {variable!r} twice, the second time as {key!r}")
         if not variable or "=" in variable:
             raise ValueError(f"{name} has a variable whose name is empty or contains '=': {key!r}")
         checked[variable] = _text(item, f"{name}[{key!r}]")
@@ -122,12 +124,12 @@ def _stream(value: Any, name: str) -> StdioSpec:
     return cast("int | HasFileno", value)
 
 
-def fileno_of(value: Any, name: str) -> int:
+def fileno_of(value: Any, name: str, kinds: str = _STREAM_KINDS) -> int:
     """The fd that `value` is or has. Raises `TypeError` or `ValueError`; whether it is open, only the kernel knows."""
     fd = value
     if not isinstance(value, int):
         if isinstance(value, type) or not callable(getattr(value, "fileno", None)):
-            raise TypeError(f"{name} must be {_STREAM_KINDS}, not {value!r}")
+            raise TypeError(f"{name} must be {kinds}, not {value!r}")
         try:
             fd = value.fileno()
         except Exception as exc:  # whatever it raises, it has no fd: closed, in memory, …
@@ -227,13 +229,16 @@ def _hostname(value: Any, name: str) -> str:
     return text
 
 
+_FDS = "fds, or objects with fileno()"
+
+
 def _pass_fds(value: Any, name: str) -> tuple[int | HasFileno, ...]:
     items = tuple(_words(value, name))
     numbers = set()
     for item in items:
         if isinstance(item, bool):
-            raise TypeError(f"{name} must be fds, or objects with fileno(), not {item!r}")
-        fd = fileno_of(item, name)
+            raise TypeError(f"{name} must be {_FDS}, not {item!r}")
+        fd = fileno_of(item, name, _FDS)
         if fd < 3:
             raise ValueError(f"{name} has {fd}, a standard stream: use stdin=, stdout= or stderr=")
         if fd in numbers:

@@ -137,6 +137,7 @@ _HINTS: Mapping[tuple[str, int], str | Callable[[Refusal], str | None]] = {
     ),
     ("setgid", errno.EPERM): "another gid needs CAP_SETGID",
     ("setuid", errno.EPERM): "another uid needs CAP_SETUID",
+    ("setgroups", errno.EINVAL): "one of the groups is not mapped in the workload's user namespace",
     ("setgid", errno.EINVAL): "the gid is not mapped in the workload's user namespace",
     ("setuid", errno.EINVAL): "the uid is not mapped in the workload's user namespace",
     ("mount", errno.EPERM): (

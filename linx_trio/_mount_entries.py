@@ -103,7 +103,7 @@ class Mount(Entry):
     def __post_init__(self) -> None:
         fstype = ms.text(self.fstype, "Mount: fstype")
         source = None if self.source is None else ms.text(self.source, "Mount: source")
-        options = ms.text(self.options, "Mount: options") if self.options else ""
+        options = ms.text(self.options, "Mount: options", "mount(2) takes 4095") if self.options else ""
         self._set(fstype=fstype, source=source, options=options, flags=ms.flags(self.flags, "Mount: flags"))
         self._check()
         ms.words(self, _COMMA.split(options))

@@ -104,8 +104,8 @@ def _plain(value: Any) -> Any:
 # ---- checks ----------------------------------------------------------------------------------------------------------
 
 
-def text(value: Any, name: str) -> str:
-    """A path, or a part of one. Raises `TypeError` or `ValueError`, naming it."""
+def text(value: Any, name: str, limit: str = "a path has 4095 at most") -> str:
+    """A path, or a part of one; or what else has that `limit`. Raises `TypeError` or `ValueError`, naming it."""
     try:
         found = os.fsdecode(value)
         raw = os.fsencode(found)
@@ -118,7 +118,7 @@ def text(value: Any, name: str) -> str:
     if "\0" in found:
         raise ValueError(f"{name} contains a NUL byte: {value!r}")
     if len(raw) > 4095:
-        raise ValueError(f"{name} has {len(raw)} bytes; a path has 4095 at most")
+        raise ValueError(f"{name} has {len(raw)} bytes; {limit}")
     return found
 
 

@@ -290,6 +290,10 @@ def check_mounts(value: Any, name: str) -> tuple[Entry, ...]:
         raise TypeError(f"{name} must be an iterable of entries like linx.mount.Bind('/usr'), not {value!r}")
     entries = tuple(value)
     for i, entry in enumerate(entries):
+        if type(entry) is Entry:
+            raise TypeError(
+                f"{name}[{i}] must be an entry like linx.mount.Bind('/usr'), not one of the bare class Entry"
+            )
         if not isinstance(entry, Entry):
             raise TypeError(f"{name}[{i}] must be an entry like linx.mount.Bind('/usr'), not {entry!r}")
         if isinstance(entry, Tmpfs) and entry.dst == "/":

@@ -174,7 +174,14 @@ def _filter() -> seccomp.Filter:
 def _paths(value: Iterable[Argument], name: str) -> tuple[str, ...]:
     if isinstance(value, (str, bytes, os.PathLike)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be an iterable of paths, not {value!r}; for a single one write ({value!r},)")
-    return tuple(absolute(path, f"{name}[{i}]") for i, path in enumerate(value))
+    return tuple(_path(path, f"{name}[{i}]") for i, path in enumerate(value))
+
+
+def _path(value: Argument, name: str) -> str:
+    path = absolute(value, name)
+    if destination(path, name, root=True) == "/":
+        raise ValueError(f"{name} is {path!r}, and the sandbox has a root of its own: name what is to be seen in it")
+    return path
 
 
 def _check_apart(readonly: Iterable[str], writable: Iterable[str]) -> None:

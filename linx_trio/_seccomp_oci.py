@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from linx_trio import _capabilities
 from linx_trio import _seccomp_bpf as bpf
 from linx_trio import _seccomp_compile as compiler
 from linx_trio._seccomp_compile import Comparison, Rule
@@ -69,17 +70,14 @@ def kernel_version(release: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def capability_names(capabilities: Any) -> frozenset[str]:
-    """``CAP_SYS_ADMIN`` for what is written ``"sys_admin"``, or an enum's member of that name."""
-    if isinstance(capabilities, (str, bytes)) or not isinstance(capabilities, Collection):
-        raise TypeError(f"capabilities must be a collection of names, not {capabilities!r}")
-    found = set()
-    for item in capabilities:
-        name = getattr(item, "name", item)
-        if not isinstance(name, str):
-            raise TypeError(f"capabilities must be names like 'CAP_SYS_ADMIN', not {item!r}")
-        found.add("CAP_" + name.upper().removeprefix("CAP_"))
-    return frozenset(found)
+def capabilities_of(value: Any) -> frozenset[str]:
+    """The names of what the workload will have. Raises `TypeError` or `ValueError` for what is no capability."""
+    return frozenset(name for name in _capabilities.names(_capabilities.parse(value)) if isinstance(name, str))
+
+
+def _capability_names(capabilities: Iterable[str]) -> frozenset[str]:
+    """``CAP_SYS_ADMIN`` for what a profile writes ``"sys_admin"``. Those of later kernels too, which nobody has."""
+    return frozenset("CAP_" + name.upper().removeprefix("CAP_") for name in capabilities)
 
 
 def compile_profile(profile: Any, around: Circumstances, label: str) -> Filter:
@@ -157,7 +155,7 @@ def _conditions(call: Mapping[str, Any], key: str, where: str) -> _Conditions:
     if kernel is not None and not (isinstance(kernel, str) and re.fullmatch(r"\d+\.\d+", kernel)):
         raise ValueError(f"{where}.minKernel must be like '4.8', not {kernel!r}")
     return _Conditions(
-        frozenset(arches), capability_names(capabilities), None if kernel is None else kernel_version(kernel)
+        frozenset(arches), _capability_names(capabilities), None if kernel is None else kernel_version(kernel)
     )
 
 
@@ -235,6 +233,8 @@ def read_profile(path: str | bytes | os.PathLike[Any]) -> Any:
     """A JSON file. Raises `OSError`, or `ValueError` naming the path."""
     import json
 
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"path_or_dict contains a NUL byte: {path!r}")
     with open(path, "rb") as file:
         text = file.read()
     try:

@@ -18,7 +18,7 @@ An `Action` is ``"allow"``, ``"log"`` (allow, and say so in the audit log), ``("
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from linx_trio import _seccomp_bpf as bpf
@@ -89,7 +89,7 @@ def deny_list(names: Iterable[str], action: Action = ("errno", "EPERM"), *, log:
 
 
 def from_oci(
-    path_or_dict: str | bytes | os.PathLike[Any] | Mapping[str, Any], *, capabilities: Collection[Any] = ()
+    path_or_dict: str | bytes | os.PathLike[Any] | Mapping[str, Any], *, capabilities: Iterable[Any] = ()
 ) -> Filter:
     """The filter of a JSON profile: of the OCI runtime specification, of Docker, or of Podman.
 
@@ -104,7 +104,7 @@ def from_oci(
 
     Args:
         path_or_dict: a file, or what is in it.
-        capabilities: those that the workload will have, by name (``"CAP_SYS_ADMIN"``); by default none.
+        capabilities: those that the workload will have, as `linx_trio.capabilities` takes them; by default none.
 
     Raises:
         OSError: for a file that cannot be read.
@@ -112,7 +112,7 @@ def from_oci(
             ``SCMP_ACT_TRACE``, a flag, two comparisons of one argument in one rule.
         NotSupported: without pyseccomp or libseccomp.
     """
-    names = oci.capability_names(capabilities)
+    names = oci.capabilities_of(capabilities)
     if isinstance(path_or_dict, Mapping):
         profile, label = path_or_dict, "from_oci"
     elif isinstance(path_or_dict, (str, bytes, os.PathLike)):

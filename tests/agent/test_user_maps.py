@@ -130,6 +130,16 @@ async def test_ids_that_are_not_mapped() -> None:
         assert "not mapped" in str(caught.value.hint)
 
 
+@needs_root
+async def test_groups_that_are_not_mapped() -> None:
+    ranges = Maps(uid=(0, 200000, 10), gid=(0, 200000, 10), setgroups="allow")
+    assert await said(["id", "-G"], user=ranges, groups=[9]) == "0 9\n"
+    with pytest.raises(linx.SetupError) as caught:
+        await linx.run(["true"], user=ranges, groups=[9, 10])
+    assert (caught.value.errno, caught.value.stage) == (errno.EINVAL, "setgroups")
+    assert "not mapped" in str(caught.value.hint)
+
+
 async def test_it_cannot_be_mapped_again() -> None:
     async with linx.spawn(SLEEP, user=user.root_map()) as s:
         with pytest.raises(PermissionError):

@@ -158,6 +158,7 @@ WRONG: list[tuple[Make, type[Exception], list[str]]] = [
     (lambda: Mount("", "/x"), ValueError, ["fstype", "empty"]),
     (lambda: Mount("tmpfs", "x"), ValueError, ["dst", "'x'"]),
     (lambda: Mount("tmpfs", "/x", options=7), TypeError, ["options", "7"]),  # type: ignore[arg-type]
+    (lambda: Mount("tmpfs", "/x", options="x" * 5000), ValueError, ["options has 5000 bytes; mount(2) takes 4095"]),
     (lambda: Mount("tmpfs", "/x", flags=["mode=1"]), ValueError, ["unknown mount flag", "'mode=1'"]),
     (lambda: Mount("tmpfs", "/x", source=5), TypeError, ["source", "5"]),  # type: ignore[arg-type]
     (lambda: Tmpfs("/x", 0), ValueError, ["size", "0"]),
@@ -214,6 +215,7 @@ WRONG: list[tuple[Make, type[Exception], list[str]]] = [
     (lambda: _mount_tree.check_mounts("/usr", "mounts"), TypeError, ["mounts", "'/usr'"]),
     (lambda: _mount_tree.check_mounts(None, "mounts"), TypeError, ["mounts", "None"]),
     (lambda: _mount_tree.check_mounts([Proc(), "/usr"], "mounts"), TypeError, ["mounts[1]", "'/usr'"]),
+    (lambda: _mount_tree.check_mounts([Proc(), Entry()], "mounts"), TypeError, ["mounts[1]", "bare class Entry"]),
     (lambda: _mount_tree.check_mounts([Proc], "mounts"), TypeError, ["mounts[0]", "Proc"]),
     (lambda: _mount_tree.check_mounts([Tmpfs("/")], "mounts"), ValueError, ["mounts[0]", "root="]),
 ]

@@ -137,7 +137,7 @@ def test_error_numbers() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("capabilities", [["CAP_NET_ADMIN"], {"net_admin"}, ("Cap_Net_Admin",)], ids=str)
+@pytest.mark.parametrize("capabilities", [["CAP_NET_ADMIN"], {"net_admin"}, ("Cap_Net_Admin",), [12, 62]], ids=str)
 def test_includes_and_excludes(condition: dict[str, Any], applies: bool, capabilities: Any) -> None:
     filter = from_oci(profile(refusing("mkdirat", **condition)), capabilities=capabilities)
     assert verdict(filter, "mkdirat") == (("errno", "EPERM") if applies else "allow")
@@ -272,10 +272,25 @@ def test_a_wrong_profile_is_refused_by_place(wrong: Any, error: type[Exception],
         from_oci(wrong)
 
 
-@pytest.mark.parametrize("wrong", ["CAP_SYS_ADMIN", 7, [7]])
-def test_wrong_capabilities(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="capabilities must be"):
+@pytest.mark.parametrize(
+    ("wrong", "error", "complaint"),
+    [
+        ("CAP_SYS_ADMIN", TypeError, "capabilities must be .*'CAP_SYS_ADMIN'"),
+        (7, TypeError, "capabilities must be .*7"),
+        (["typo"], ValueError, "capabilities: unknown capability 'typo'"),
+        ([63], ValueError, "capabilities: unknown capability 63"),
+        ([True], TypeError, "capabilities: .*True"),
+    ],
+)
+def test_wrong_capabilities(wrong: Any, error: type[Exception], complaint: str) -> None:
+    with pytest.raises(error, match=complaint):
         from_oci(profile(), capabilities=wrong)
+
+
+@pytest.mark.parametrize("path", ["a\0b", b"a\0b"], ids=repr)
+def test_a_path_with_a_nul(path: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"^path_or_dict contains a NUL byte: b?'a\\x00b'"):
+        from_oci(path)
 
 
 def test_a_profile_like_dockers() -> None:

@@ -163,6 +163,7 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ({"A\0": "x"}, ValueError, ["env", "NUL", r"'A\x00'"]),
         ({"A": "x\0"}, ValueError, ["env['A']", "NUL", r"'x\x00'"]),
         ({"A": "\udfff"}, ValueError, ["env['A']", r"'\udfff'"]),
+        ({"A": "1", b"A": "2"}, ValueError, ["env", "'A' twice", "b'A'"]),
     ],
     "cwd": [
         (5, TypeError, ["cwd", "5"]),
@@ -359,6 +360,7 @@ WRONG: dict[str, list[tuple[Any, type[Exception], list[str]]]] = {
         ([True], TypeError, ["pass_fds", "True"]),
         ([None], TypeError, ["pass_fds", "None"]),
         ([linx.PIPE], TypeError, ["pass_fds", "linx.PIPE"]),
+        ([linx.INHERIT], TypeError, ["pass_fds must be fds, or objects with fileno(), not linx.INHERIT"]),
         ([linx.PTY], TypeError, ["pass_fds", "linx.PTY"]),
         ([linx.ConnectUnix("/s")], TypeError, ["pass_fds", "ConnectUnix(path='/s')"]),
         ([subprocess.PIPE], ValueError, ["pass_fds", "-1"]),
