@@ -205,7 +205,7 @@ class Remount(Entry):
 class Propagation(Entry):
     """What is mounted below `dst` later: ``"private"``, ``"slave"``, ``"shared"`` or ``"unbindable"``
     (``mount_namespaces(7)``). In a fresh mount namespace all is private; as the first entry, with `dst` "/", this one
-    says otherwise.
+    says otherwise. There ``"shared"`` is only for mounts without a ``root=`` of their own.
     """
 
     kind: ClassVar[str] = "propagation"
@@ -304,6 +304,17 @@ def check_mounts(value: Any, name: str) -> tuple[Entry, ...]:
 def says_propagation(entries: Sequence[Entry]) -> bool:
     """Whether the list begins with what is to be propagated: then nothing is made private before."""
     return bool(entries) and isinstance(entries[0], Propagation) and entries[0].dst == "/"
+
+
+def check_root_and_mounts(root: str | Tmpfs, entries: Sequence[Entry]) -> None:
+    """For both options together. Raises `ValueError`, naming the entry."""
+    first = entries[0] if says_propagation(entries) else None
+    if isinstance(first, Propagation) and first.type == "shared":
+        raise ValueError(
+            f"mounts[0]={first!r} and root={root!r} contradict each other: pivot_root(2) cannot leave a '/' that is "
+            "shared with the host, and the new root, which is mounted on it before, would be the host's too; leave it "
+            "out, or say 'slave'"
+        )
 
 
 def steps_of(root: str | Tmpfs | None, entries: Sequence[Entry]) -> Steps:

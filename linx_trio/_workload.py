@@ -149,6 +149,10 @@ class Workload:
         self._expand_stdio()
         self._add_namespaces()
         self._check_namespaces()
+        if self.root is not None and self.mounts:
+            from linx_trio import _mount_tree
+
+            _mount_tree.check_root_and_mounts(cast("str | Tmpfs", self.root), cast("tuple[Entry, ...]", self.mounts))
 
     def _add_namespaces(self) -> None:
         """Those that an option makes no sense without."""

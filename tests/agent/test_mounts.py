@@ -504,6 +504,6 @@ async def test_more_files_than_a_frame_holds() -> None:
 
 async def test_a_shared_root_cannot_be_pivoted_into() -> None:
     with pytest.raises(linx.SetupError) as caught:
-        await linx.run(["true"], **own(root=EMPTY, mounts=[Propagation("/", "shared")]))
+        await linx.run(["true"], **own(root=EMPTY, mounts=[*programs(), Propagation("/", "shared")]))
     assert (caught.value.errno, caught.value.stage) == (errno.EINVAL, "pivot_root")
     assert "Propagation('/', 'shared')" in str(caught.value.hint)

@@ -367,6 +367,22 @@ def test_propagation_is_chosen_before_the_root() -> None:
     assert [name for name, _ in names("/srv", [Proc(), slave])][1:3] == ["mount_new", "mount_propagation"]
 
 
+@pytest.mark.parametrize("root", ["/srv", Tmpfs("/")], ids=["directory", "empty"])
+def test_a_root_on_one_that_is_shared(root: Any) -> None:
+    """It would be mounted on the host's root before pivot_root(2) refuses."""
+    shared = Propagation("/", "shared", False)
+    message = r"mounts\[0\]=Propagation\(dst='/', type='shared'.* and root=.*pivot_root"
+    with pytest.raises(ValueError, match=message):
+        Workload(["true"], root=root, mounts=[shared, Proc()])
+    with pytest.raises(ValueError, match=message):
+        Workload(["true"], mounts=[shared]).replace(root=root)
+    with pytest.raises(ValueError, match=message):
+        Workload(["true"], root=root).replace(mounts=[shared])
+    for mounts in ([Propagation("/", "slave")], [Proc(), shared, Propagation("/", "private")]):
+        assert Workload(["true"], root=root, mounts=mounts).mounts == tuple(mounts)
+    assert Workload(["true"], mounts=[shared]).mounts == (shared,)
+
+
 # ---- verbs -------------------------------------------------------------------------------------------------------
 
 
