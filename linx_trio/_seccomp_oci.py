@@ -117,6 +117,7 @@ def _rules(entry: Any, where: str, around: Circumstances, default: int) -> Itera
     comparisons = tuple(_comparison(item, f"{where}.args[{i}]") for i, item in enumerate(_list(call, "args", where)))
     if len({comparison.argument for comparison in comparisons}) < len(comparisons):
         raise ValueError(f"{where}.args compares one argument twice, which libseccomp cannot do in one rule")
+    _check_masks(comparisons, names, where)
     if not _applies(call, where, around):
         return
     for name in names:
@@ -168,6 +169,16 @@ def _comparison(item: Any, where: str) -> Comparison:
     value = _number(plain.get("value"), f"{where}.value", 2**64 - 1)
     second = _number(plain.get("valueTwo", 0), f"{where}.valueTwo", 2**64 - 1)
     return Comparison(index, _OPERATORS[op], value, second)
+
+
+def _check_masks(comparisons: tuple[Comparison, ...], names: list[str], where: str) -> None:
+    """Bits outside of the mask are never equal, says the specification; libseccomp leaves them out of it."""
+    for i, (argument, op, mask, value) in enumerate(comparisons):
+        if op == compiler.MASKED_EQ and value & ~mask:
+            raise ValueError(
+                f"{where}.args[{i}], argument {argument} of {', '.join(names)}: valueTwo {value:#x} has bits "
+                f"outside of the mask, value {mask:#x}, and so it would never match"
+            )
 
 
 def _action(plain: Mapping[str, Any], where: str, key: str, number_key: str, name_key: str) -> int:

@@ -109,7 +109,8 @@ def from_oci(
     Raises:
         OSError: for a file that cannot be read.
         TypeError, ValueError: naming the place in the profile, also for what cannot be had here: ``SCMP_ACT_NOTIFY``,
-            ``SCMP_ACT_TRACE``, a flag, two comparisons of one argument in one rule.
+            ``SCMP_ACT_TRACE``, a flag, two comparisons of one argument in one rule, bits that are compared outside of
+            their mask (``SCMP_CMP_MASKED_EQ``).
         NotSupported: without pyseccomp or libseccomp.
     """
     names = oci.capabilities_of(capabilities)

@@ -41,7 +41,7 @@ OPERATORS: dict[str, Callable[[int, int, int], bool]] = {
     "SCMP_CMP_EQ": lambda given, value, _: given == value,
     "SCMP_CMP_GE": lambda given, value, _: given >= value,
     "SCMP_CMP_GT": lambda given, value, _: given > value,
-    "SCMP_CMP_MASKED_EQ": lambda given, mask, value: given & mask == value & mask,
+    "SCMP_CMP_MASKED_EQ": lambda given, mask, value: given & mask == value,
 }
 ACTIONS: list[tuple[dict[str, Any], Action]] = [  # the strictest first
     ({"action": "SCMP_ACT_KILL_PROCESS"}, "kill_process"),
@@ -61,9 +61,10 @@ def entries(draw: st.DrawFn) -> dict[str, Any]:
     indices = draw(st.lists(st.integers(0, 2), max_size=2, unique=True))
     args = []
     for index in indices:
-        args.append({"index": index, "op": draw(st.sampled_from(sorted(OPERATORS))), "value": draw(VALUES)})
+        op, value = draw(st.sampled_from(sorted(OPERATORS))), draw(VALUES)
+        args.append({"index": index, "op": op, "value": value})
         if draw(st.booleans()):
-            args[-1]["valueTwo"] = draw(VALUES)
+            args[-1]["valueTwo"] = draw(VALUES) & (value if op == "SCMP_CMP_MASKED_EQ" else 2**64 - 1)
     action, _ = draw(st.sampled_from(ACTIONS))
     return {"names": draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2)), "args": args, **action}
 
@@ -232,6 +233,7 @@ def test_a_path(tmp_path: Path) -> None:
 
 
 ARGUMENT = {"index": 0, "op": "SCMP_CMP_EQ", "value": 1}
+OUTSIDE = {"index": 1, "op": "SCMP_CMP_MASKED_EQ", "value": 0xF0, "valueTwo": 0x111}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +266,11 @@ ARGUMENT = {"index": 0, "op": "SCMP_CMP_EQ", "value": 1}
         (profile(refusing("read", args=[{**ARGUMENT, "value": 2**64}])), ValueError, r"\[0\].value must be between"),
         (profile(refusing("read", args=[{**ARGUMENT, "value": "1"}])), TypeError, r"args\[0\].value must be an int"),
         (profile(refusing("read", args=[{**ARGUMENT, "op": "EQ"}])), ValueError, r"args\[0\].op: unknown 'EQ'"),
+        (
+            profile(refusing("read"), allowing("ioctl", "fcntl", args=[ARGUMENT, OUTSIDE])),
+            ValueError,
+            r"syscalls\[1\].args\[1\], argument 1 of ioctl, fcntl: valueTwo 0x111 .* value 0xf0",
+        ),
         (profile(refusing("read", args=[ARGUMENT, ARGUMENT])), ValueError, "compares one argument twice"),
     ],
 )  # fmt: skip
