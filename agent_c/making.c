@@ -92,6 +92,8 @@ long mount_make_file(const struct step *s, struct step_room *room) {
         result = RAW3(write, fd, s->data + written, s->data_length - written);
         written += result > 0 ? (size_t)result : 0;
     }
+    if (result >= 0 && s->number[0] & SET_IDS) /* which write(2) takes away again */
+        result = RAW2(fchmod, fd, s->number[0]);
     drop(fd);
     return result < 0 ? result : 0;
 }

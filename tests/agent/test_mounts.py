@@ -337,6 +337,17 @@ async def test_an_overlay_of_more_than_a_page_is_refused(tmp_path: Path) -> None
     assert caught.value.stage == "mount"
 
 
+@pytest.mark.parametrize("mode", [0, 0o444, 0o644, 0o2755, 0o4755, 0o7777], ids=oct)
+@pytest.mark.parametrize("there", [False, True])
+async def test_a_file_of_any_mode(tmp_path: Path, mode: int, there: bool) -> None:
+    if there:
+        (tmp_path / "file").write_text("what was there before")
+    async with parked(mounts=[File(tmp_path / "file", "text", mode=mode)]):
+        assert (tmp_path / "file").stat().st_mode & 0o7777 == mode
+        (tmp_path / "file").chmod(0o600)
+        assert (tmp_path / "file").read_text() == "text"
+
+
 async def test_a_file_of_a_mebibyte() -> None:
     data = os.urandom(1 << 20)
     async with parked(root=EMPTY, mounts=[File("/big", data)]) as s:
