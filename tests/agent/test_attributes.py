@@ -261,12 +261,11 @@ async def test_a_workload_means_the_same_after_a_journey() -> None:
         "cpu_affinity": [AFFINITY],
         "oom_score_adj": 400,
         "init": True,
-        "mounts": [linx.mount.Proc(), linx.mount.File("/tmp/note", b"\xff\0note"), linx.mount.Tmpfs("/mnt")],
+        "mounts": [linx.mount.Tmpfs("/mnt"), linx.mount.Proc(), linx.mount.File("/mnt/note", b"\xff\0note")],
         "capabilities": capabilities.keep({"net_admin"}),
         "seccomp": seccomp.deny_list(["chroot"]),
     }
-    options["mounts"] = [linx.mount.Tmpfs("/tmp"), *options["mounts"]]
-    script = "echo $$; cat /tmp/note /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_forward /proc/self/oom_score_adj"
+    script = "echo $$; cat /mnt/note /proc/sys/kernel/domainname /proc/sys/net/ipv4/ip_forward /proc/self/oom_score_adj"
     script += "; grep -E '^(Cap|Seccomp:|Cpus_allowed_list)' /proc/self/status"
     workload = linx.Workload(["sh", "-c", script], **options)
     copies = [
