@@ -3,7 +3,7 @@
 As options, ``root=`` and ``mounts=``::
 
     linx.run(["/bin/sh"], namespaces={"user", "mount", "pid"}, user=linx.user.root_map(), root="/srv/busybox",
-             mounts=[Bind("/usr", readonly=True), Tmpfs("/tmp"), Proc(), Dev()])
+             mounts=[Bind("/usr", readonly=True), Tmpfs("/tmp"), Proc(readonly=True), Dev()])
 
 and as functions, for a session that is parked, or with ``inside=`` for any process::
 
