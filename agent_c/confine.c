@@ -1,15 +1,14 @@
 #include "confine.h"
 
 #include <linux/audit.h>
-#include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/prctl.h>
 
+#include "privileges.h"
 #include "raw.h"
-#include "util.h"
 
 #if defined(__x86_64__)
 #define MACHINE AUDIT_ARCH_X86_64
@@ -18,19 +17,11 @@
 #endif
 
 static void keep_cap_kill(void) {
-    struct {
-        uint32_t version;
-        int32_t pid;
-    } who = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct {
-        uint32_t effective, permitted, inheritable;
-    } sets[2] = {{0}};
-    if (RAW2(capget, &who, sets) < 0)
+    struct capability_sets now, kept = {0};
+    if (privileges_get(&now) < 0)
         return;
-    sets[0].permitted &= 1U << CAP_KILL;
-    sets[0].effective = sets[0].permitted;
-    sets[1].permitted = sets[1].effective = sets[0].inheritable = sets[1].inheritable = 0;
-    (void)RAW2(capset, &who, sets); /* the ambient ones go with the permitted ones (capabilities(7)) */
+    kept.half[0].permitted = kept.half[0].effective = now.half[0].permitted & 1U << CAP_KILL;
+    (void)privileges_set(&kept); /* the ambient ones go with the permitted ones (capabilities(7)) */
 }
 
 #ifdef MACHINE
@@ -57,17 +48,11 @@ void confine(bool opens_files) {
     (void)RAW5(prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 #ifdef MACHINE
     static const unsigned calls[] = {
-        SYS_openat, /* the first: see below */
-#ifdef SYS_open
-        SYS_open, /* musl's open(3) */
-#else
-        SYS_openat,
-#endif
-        SYS_read,   SYS_lseek,    SYS_close, SYS_ppoll, SYS_waitid,     SYS_wait4,           SYS_kill,           SYS_pidfd_send_signal,
+        SYS_openat, /* the first, which may be left out */
+        SYS_read,    SYS_lseek,    SYS_close, SYS_ppoll,      SYS_waitid,       SYS_wait4, SYS_kill, SYS_pidfd_send_signal,
         SYS_sendmsg, SYS_recvfrom, SYS_exit,  SYS_exit_group, SYS_rt_sigreturn, SYS_restart_syscall,
     };
-    enum { OPENING = 2 };
-    size_t from = opens_files ? 0 : OPENING;
+    size_t from = opens_files ? 0 : 1;
     allow_only(calls + from, COUNT_OF(calls) - from);
 #else
     (void)opens_files;

@@ -5,13 +5,23 @@
 
 #include "raw.h"
 
-enum { CAPABILITY_V3 = 0x20080522, CAPABILITY_LIMIT = 63, FILTER_MODE = 1 };
+enum { CAPABILITY_LIMIT = 63, FILTER_MODE = 1 };
 
 #ifndef PR_CAP_AMBIENT
 #define PR_CAP_AMBIENT 47
 #define PR_CAP_AMBIENT_RAISE 2
 #define PR_CAP_AMBIENT_CLEAR_ALL 4
 #endif
+
+long privileges_get(struct capability_sets *sets) {
+    struct __user_cap_header_struct own = {_LINUX_CAPABILITY_VERSION_3, 0};
+    return RAW2(capget, &own, sets->half);
+}
+
+long privileges_set(const struct capability_sets *sets) {
+    struct __user_cap_header_struct own = {_LINUX_CAPABILITY_VERSION_3, 0};
+    return RAW2(capset, &own, sets->half);
+}
 
 static bool has(int64_t mask, int capability) { return (mask >> capability & 1) != 0; }
 
@@ -29,20 +39,14 @@ long privileges_drop_bounding(const struct step *s, struct step_room *unused) {
 }
 
 long privileges_set_thread(const struct step *s, struct step_room *unused) {
-    struct {
-        uint32_t version;
-        int pid;
-    } header = {CAPABILITY_V3, 0};
-    struct {
-        uint32_t effective, permitted, inheritable;
-    } sets[2];
+    struct capability_sets sets;
     (void)unused;
     for (int half = 0; half < 2; half++) {
-        sets[half].effective = (uint32_t)(s->number[0] >> 32 * half);
-        sets[half].permitted = (uint32_t)(s->number[1] >> 32 * half);
-        sets[half].inheritable = (uint32_t)(s->number[2] >> 32 * half);
+        sets.half[half].effective = (uint32_t)(s->number[0] >> 32 * half);
+        sets.half[half].permitted = (uint32_t)(s->number[1] >> 32 * half);
+        sets.half[half].inheritable = (uint32_t)(s->number[2] >> 32 * half);
     }
-    return RAW2(capset, &header, sets);
+    return privileges_set(&sets);
 }
 
 long privileges_set_ambient(const struct step *s, struct step_room *unused) {

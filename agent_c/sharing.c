@@ -1,12 +1,11 @@
 #include "sharing.h"
 
 #include <fcntl.h>
-#include <linux/capability.h>
 #include <sched.h>
 #include <sys/prctl.h>
 
 #include "clone.h"
-#include "raw.h"
+#include "privileges.h"
 
 /* Who takes other ids can then be looked into by others of those ids. The default is that nobody can. */
 static bool is_open_with_other_ids(void) {
@@ -24,14 +23,8 @@ bool shares_memory(const struct request *q) {
 }
 
 static bool is_capable(void) {
-    struct {
-        uint32_t version;
-        int32_t pid;
-    } who = {_LINUX_CAPABILITY_VERSION_3, 0};
-    struct {
-        uint32_t effective, permitted, inheritable;
-    } sets[2] = {{0}};
-    return RAW2(capget, &who, sets) < 0 || (sets[0].permitted | sets[1].permitted) != 0;
+    struct capability_sets sets = {0};
+    return privileges_get(&sets) < 0 || (sets.half[0].permitted | sets.half[1].permitted) != 0;
 }
 
 /* Before Linux 5.14 nobody who hides can look into its own /proc/self/fdinfo, which the monitor must. */

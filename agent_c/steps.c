@@ -279,12 +279,12 @@ bool step_changes_ids(const struct step *step) { return step->kind->run == step_
 
 bool step_drops_rights(const struct step *step) {
     long (*const those[])(const struct step *, struct step_room *) = {
-        step_setgroups, step_setgid, step_setuid, privileges_drop_bounding, privileges_set_thread,
+        step_setgroups, privileges_drop_bounding, privileges_set_thread,
     };
     for (size_t i = 0; i < COUNT_OF(those); i++)
         if (step->kind->run == those[i])
             return true;
-    return false;
+    return step_changes_ids(step);
 }
 
 bool step_needs_own_memory(const struct step *step) {
