@@ -255,23 +255,24 @@ def _own_maps(workload: Workload) -> tuple[bytes, bytes] | None:
     return lines[0], lines[1]
 
 
+def _own_inside(lines: Sequence[tuple[int, int, int]], own: int) -> int | None:
+    """What the caller's own id is in the new user namespace; `None`: nobody's."""
+    return next((inside + own - outside for inside, outside, count in lines if outside <= own < outside + count), None)
+
+
 def _becomes_root(lines: Sequence[tuple[int, int, int]], own: int) -> bool:
     """Whether the caller is nobody in the new user namespace, where there is a root: as with `enter` it is that."""
-    is_mapped = any(outside <= own < outside + count for _, outside, count in lines)
-    return not is_mapped and any(inside == 0 for inside, _, _ in lines)
+    return _own_inside(lines, own) is None and any(inside == 0 for inside, _, _ in lines)
 
 
 def _becomes_another(workload: Workload) -> bool:
     """Whether the workload's user is not the caller, whose groups are none of theirs then; if they can be dropped."""
-    own = os.geteuid()
-    if workload.user is None:
-        return workload.uid not in (None, own)
-    if workload.user.setgroups != "allow":
-        return False
-    for inside, outside, count in cast("Sequence[tuple[int, int, int]]", workload.user.uid):
-        if outside <= own < outside + count:
-            return workload.uid not in (None, inside + own - outside)
-    return True
+    own: int | None = os.geteuid()
+    if workload.user is not None:
+        if workload.user.setgroups != "allow":
+            return False
+        own = _own_inside(cast("Any", workload.user.uid), os.geteuid())
+    return own is None or workload.uid not in (None, own)
 
 
 def _early_steps(

@@ -167,20 +167,26 @@ def refusal_of_execve(filter: Filter, machine: Machine) -> bool | None:
     return refused.pop() if len(refused) == 1 else None
 
 
+def must_be_filter(value: Any, name: str) -> Filter:
+    """Raises `TypeError`, naming the argument and the value."""
+    if not isinstance(value, Filter):
+        raise TypeError(f"{name} must be a filter from linx.seccomp, not {value!r}")
+    return value
+
+
 def check_filter(value: Any, name: str) -> Filter:
     """For an argument that is to be a filter, and one under which a workload can start.
 
     Raises `TypeError` or `ValueError`, naming the argument and the value.
     """
-    if not isinstance(value, Filter):
-        raise TypeError(f"{name} must be a filter from linx.seccomp, not {value!r}")
+    found = must_be_filter(value, name)
     machine = native()
-    if machine is not None and refusal_of_execve(value, machine):
-        how = verdict_of(value, machine.execve, (), machine)
+    if machine is not None and refusal_of_execve(found, machine):
+        how = verdict_of(found, machine.execve, (), machine)
         raise ValueError(
-            f"{name}={value!r} refuses execve itself ({how}), so the workload could never start: allow 'execve'"
+            f"{name}={found!r} refuses execve itself ({how}), so the workload could never start: allow 'execve'"
         )
-    return value
+    return found
 
 
 def step_of(filter: Filter) -> tuple[tuple[str, bytes, int], str]:

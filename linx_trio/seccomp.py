@@ -33,6 +33,7 @@ from linx_trio._seccomp_filter import (
     Filter,
     action_number,
     check_filter,
+    must_be_filter,
     native,
     refusal_of_execve,
     step_of,
@@ -173,7 +174,7 @@ def will_refuse_execve(filter: Filter) -> bool | None:
     The program is evaluated, nothing is tried. `None` where it depends on the arguments, or on where no workload can
     run anyway (another system). Raises `TypeError` for what is no filter.
     """
-    _filter(filter)
+    must_be_filter(filter, "filter")
     machine = native()
     return None if machine is None else refusal_of_execve(filter, machine)
 
@@ -186,7 +187,7 @@ def verdict(filter: Filter, syscall: str | int, *arguments: int) -> Action | Non
     without. Raises as `allow_list`.
     """
     machine = native()
-    _filter(filter)
+    must_be_filter(filter, "filter")
     if len(arguments) > 6:
         raise ValueError(f"a syscall has six arguments, not {len(arguments)}")
     for i, argument in enumerate(arguments):
@@ -225,11 +226,6 @@ def _words(value: Any, name: str) -> list[Any]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be an iterable of syscall names, not {value!r}")
     return list(value)
-
-
-def _filter(value: Any) -> None:
-    if not isinstance(value, Filter):
-        raise TypeError(f"filter must be a filter from linx.seccomp, not {value!r}")
 
 
 def _bits(value: Any, name: str, count: int) -> int:
